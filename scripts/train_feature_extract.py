@@ -1,0 +1,24 @@
+"""Trains a new head on features of the frozen VGG16 base.
+
+Examples:
+    python scripts/train_feature_extract.py                   features computed once, then seconds
+    python scripts/train_feature_extract.py --variant augmented --views 4
+    python scripts/train_feature_extract.py --image-size 320  slower and better
+    python scripts/train_feature_extract.py --preset textbook --variant end_to_end
+"""
+
+from catsdogs import cli, config
+
+
+def main():
+    settings, places = cli.parse_stage(config.FEATURE_EXTRACT, __doc__)
+    from catsdogs import stages  # TensorFlow takes seconds to load, so --help does without
+
+    run_dir, metrics = stages.train_feature_extract(
+        settings, places.data_dir, places.run_dir, resume=places.resume
+    )
+    cli.print_outcome(run_dir, metrics)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,130 @@
+"""From dataclass to command line, and from error to one clear line."""
+
+import contextlib
+import dataclasses
+import errno
+import io
+import os
+import pathlib
+import sys
+
+import tyro
+
+from catsdogs.files import InputError
+
+__all__ = ["StagePlaces", "parse", "parse_stage", "print_outcome", "run"]
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlaces:
+    """Where a stage reads and writes; the same three flags on every training script."""
+
+    data_dir: str | None = None
+    """Prepared data set; by default the photographs if there are any, else the sketches."""
+    run_dir: str | None = None
+    """Folder for the results; by default runs/DATASET/STAGE-PRESET-VARIANT-seedN."""
+    resume: bool = False
+    """Go on with a run that was stopped, from its last whole epoch."""
+
+
+def parse(arguments_class, description, default=None):
+    """Parses `sys.argv` into a dataclass; field comments are the help texts.
+
+    Args:
+        arguments_class: The dataclass.
+        description: The script's docstring: what it does, then worked examples.
+        default: An instance whose values are the defaults, or `None` for the class's own.
+
+    Raises:
+        InputError: If a flag is unknown or a value does not fit.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                arguments_class,
+                description=description,
+                config=(tyro.conf.FlagCreatePairsOff,),
+                **({} if default is None else {"default": default}),
+            )
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        # tyro explains at length, in a box; its first lines say it all.
+        lines = [line.strip("│╭╮╰╯─ ") for line in complaint.getvalue().splitlines()]
+        lines = [line for line in lines[1:] if line]
+        hint = next(
+            (f" Perhaps you meant {after}." for line, after in zip(lines, lines[1:], strict=False)
+             if line.startswith("Perhaps you meant")), ""
+        )  # fmt: skip
+        raise InputError(f"{lines[0]}.{hint} See --help.") from None
+
+
+def parse_stage(presets, description):
+    """Parses a training script's command line: a preset, changed by every other flag given.
+
+    Args:
+        presets: `{"best": config, "textbook": config}` of one stage.
+        description: The script's docstring.
+
+    Returns:
+        A pair of the stage's config and `StagePlaces`.
+    """
+    preset = "best"
+    for word, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
+        if word == "--preset" and following in presets:
+            preset = following
+        if word.startswith("--preset=") and word.removeprefix("--preset=") in presets:
+            preset = word.removeprefix("--preset=")
+    chosen = presets[preset]
+
+    # The default's class decides which flags exist, so the class is made for this stage alone.
+    arguments_class = dataclasses.make_dataclass(
+        "Arguments",
+        [
+            ("config", tyro.conf.OmitArgPrefixes[type(chosen)]),
+            ("places", tyro.conf.OmitArgPrefixes[StagePlaces]),
+        ],
+        frozen=True,
+    )
+    arguments = parse(arguments_class, description, arguments_class(chosen, StagePlaces()))
+    return arguments.config, arguments.places
+
+
+def run(main):
+    """Runs a script's `main` and ends the process.
+
+    Exit codes: 0 done; 2 the input cannot be used, the disk is full or the folder read-only, each
+    said in one line; 130 stopped with Ctrl-C.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no banner about CPU features
+    script = pathlib.Path(sys.argv[0]).name
+    try:
+        main()
+    except InputError as error:
+        sys.exit(_say(f"{script}: {error}", 2))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        place = error.filename or "the disk"
+        sys.exit(_say(f"{script}: Expected room and permission to write, received: {error.strerror}"
+                      f" ({place}). Free some space or choose another folder.", 2))  # fmt: skip
+    except KeyboardInterrupt:
+        sys.exit(_say(f"{script}: Stopped. What was finished is kept.", 130))
+
+
+def _say(message, code):
+    print(message, file=sys.stderr)
+    return code
+
+
+def print_outcome(run_dir, metrics):
+    """Says what a stage reached and where it lies, in a few lines."""
+    validation = metrics["validation"]
+    low, high = validation["accuracy_interval95"]
+    print(
+        f"Validation accuracy {validation['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}),"
+        f" epoch {metrics['best_epoch']} kept, {metrics['wall_seconds'] / 60:.1f} minutes.\n"
+        f"Results: {run_dir}\n"
+        f"Next: python scripts/evaluate.py {run_dir}"
+    )

@@ -1,0 +1,231 @@
+"""Every setting of every stage: one flat frozen dataclass a stage, and its presets.
+
+`BEST` presets are this project's own recipes, chosen on the validation split. `TEXTBOOK` presets
+follow chapter 5 of the first edition of *Deep Learning with Python* (F. Chollet, 2017):
+architecture, optimizer, learning rate, batch size and epochs. The comment under a field is its
+help text on the command line.
+"""
+
+import dataclasses
+from typing import Literal
+
+__all__ = [
+    "FEATURE_EXTRACT",
+    "FINETUNE",
+    "SCRATCH",
+    "FeatureExtractConfig",
+    "FinetuneConfig",
+    "PrepareConfig",
+    "ScratchConfig",
+    "shrink",
+]
+
+Preset = Literal["best", "textbook"]
+Precision = Literal["auto", "float32", "mixed_bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+    """Where the pictures come from and how many of them are used."""
+
+    archive: str | None = None
+    """Zip file: Microsoft's kagglecatsanddogs, or Kaggle's dogs-vs-cats.zip or train.zip."""
+    folder: str | None = None
+    """Folder of pictures with one sub-folder a class."""
+    sketches: bool = False
+    """Draw cats and dogs instead of using photographs; needs no network."""
+    train: int = 2000
+    """Pictures to train on, all classes together."""
+    validation: int = 1000
+    """Pictures to choose settings and epochs with."""
+    test: int = 1000
+    """Pictures for the final figures only."""
+    data_dir: str | None = None
+    """Folder to write; by default data/NAME, where NAME is the data set's name."""
+    overwrite: bool = False
+    """Replace a different data set that is already in the folder."""
+    preview: bool = False
+    """Also save a picture that shows one image augmented many ways."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScratchConfig:
+    """Settings of a small convnet trained from random weights."""
+
+    preset: Preset = "best"
+    """Recipe to start from; every other flag changes one setting of it."""
+    augmentation: Literal["none", "book", "strong"] = "strong"
+    """How training images are varied: not at all, as in the book, or by random crops and colour."""
+    architecture: Literal["residual", "textbook"] = "residual"
+    """Small residual network, or the book's four convolutions and one wide dense layer."""
+    image_size: int = 144
+    """Side of the square images, in pixels, for training and for evaluation."""
+    crop_size: int = 128
+    """Side of the random crops of `strong`: objects look larger in training than in evaluation,
+    which the larger evaluation image makes up for (Touvron et al. 2019)."""
+    dropout: float = 0.3
+    """Share of activations dropped before the last layers, in training only."""
+    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    """AdamW with warm-up and cosine decay, or RMSprop at a constant rate."""
+    learning_rate: float = 1e-3
+    """Learning rate: the peak of the schedule for AdamW."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay of AdamW; never applied to biases and normalisation."""
+    warmup: float = 0.04
+    """Share of all steps in which the rate climbs from zero; AdamW only."""
+    label_smoothing: float = 0.04
+    """Moves the targets 0 and 1 towards one half, in training only."""
+    batch_size: int = 32
+    """Images a step."""
+    epochs: int = 100
+    """Passes over the training images."""
+    precision: Precision = "auto"
+    """Arithmetic; `auto` takes bfloat16 where this CPU is faster at it."""
+    seed: int = 0
+    """Decides initial weights, order, augmentation and dropout."""
+    smoke: bool = False
+    """Shrink images, data and epochs so that the script ends in seconds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureExtractConfig:
+    """Settings of a new head on the frozen VGG16 base."""
+
+    preset: Preset = "best"
+    """Recipe to start from; every other flag changes one setting of it."""
+    variant: Literal["cached", "augmented", "end_to_end"] = "cached"
+    """Features of each image computed once; of several augmented views of it; or the frozen base
+    run anew on a fresh augmentation in every epoch, as in the book."""
+    image_size: int = 256
+    """Side of the square images, in pixels."""
+    views: int = 6
+    """Views of each training image for `augmented`: itself, its mirror image, then random warps."""
+    pooling: Literal["average", "none"] = "average"
+    """Average the last feature map over positions, or keep every position as the book does."""
+    units: int = 256
+    """Width of the dense layer."""
+    dropout: float = 0.5
+    """Share of the dense layer dropped, in training only."""
+    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    """AdamW with warm-up and cosine decay, or RMSprop at a constant rate."""
+    learning_rate: float = 1e-3
+    """Learning rate: the peak of the schedule for AdamW."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay of AdamW."""
+    warmup: float = 0.04
+    """Share of all steps in which the rate climbs from zero; AdamW only."""
+    label_smoothing: float = 0.04
+    """Moves the targets 0 and 1 towards one half, in training only."""
+    batch_size: int = 64
+    """Images a step."""
+    epochs: int = 30
+    """Passes over the training images."""
+    weights: str | None = None
+    """File with the VGG16 ImageNet tensors; found or downloaded by itself when not given."""
+    precision: Precision = "auto"
+    """Arithmetic; `auto` takes bfloat16 where this CPU is faster at it."""
+    seed: int = 0
+    """Decides initial weights, order, augmentation and dropout."""
+    smoke: bool = False
+    """Shrink images, data and epochs so that the script ends in seconds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+    """Settings of training VGG16's last convolutional block together with a trained head."""
+
+    preset: Preset = "best"
+    """Recipe to start from; every other flag changes one setting of it."""
+    variant: Literal["cached", "augmented", "end_to_end"] = "augmented"
+    """Train on block4_pool activations of each image; of several views of it; or run the whole
+    network on a fresh augmentation in every epoch, as in the book."""
+    start: str | None = None
+    """Run folder of the feature extraction to start from; found or made when not given."""
+    views: int = 2
+    """Views of each training image for `augmented`: itself, its mirror image, then random warps."""
+    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    """AdamW with warm-up and cosine decay, or RMSprop at a constant rate."""
+    learning_rate: float = 2e-5
+    """Learning rate: small, since the weights are good already; the peak for AdamW."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay of AdamW."""
+    warmup: float = 0.1
+    """Share of all steps in which the rate climbs from zero; AdamW only."""
+    label_smoothing: float = 0.04
+    """Moves the targets 0 and 1 towards one half, in training only."""
+    batch_size: int = 32
+    """Images a step."""
+    epochs: int = 6
+    """Passes over the training images."""
+    weights: str | None = None
+    """File with the VGG16 ImageNet tensors; found or downloaded by itself when not given."""
+    precision: Precision = "auto"
+    """Arithmetic; `auto` takes bfloat16 where this CPU is faster at it."""
+    seed: int = 0
+    """Decides order, augmentation and dropout; also picks the run to start from."""
+    smoke: bool = False
+    """Shrink images, data and epochs so that the script ends in seconds."""
+
+
+SCRATCH = {
+    "best": ScratchConfig(),
+    "textbook": ScratchConfig(
+        preset="textbook",
+        augmentation="book",
+        architecture="textbook",
+        image_size=150,
+        dropout=0.5,
+        optimizer="rmsprop",
+        learning_rate=1e-4,
+        label_smoothing=0.0,
+        batch_size=20,
+        epochs=100,
+    ),
+}
+
+FEATURE_EXTRACT = {
+    "best": FeatureExtractConfig(),
+    "textbook": FeatureExtractConfig(
+        preset="textbook",
+        image_size=150,
+        pooling="none",
+        optimizer="rmsprop",
+        learning_rate=2e-5,
+        label_smoothing=0.0,
+        batch_size=20,
+        epochs=30,
+    ),
+}
+
+FINETUNE = {
+    "best": FinetuneConfig(),
+    "textbook": FinetuneConfig(
+        preset="textbook",
+        variant="end_to_end",
+        optimizer="rmsprop",
+        learning_rate=1e-5,
+        label_smoothing=0.0,
+        batch_size=20,
+        epochs=100,
+    ),
+}
+
+
+def shrink(config):
+    """The same settings cut down so that the stage runs in seconds (`--smoke`).
+
+    Args:
+        config: A stage's config.
+
+    Returns:
+        A config of the same class with one or two epochs on images of 64 pixels; the stage itself
+        then takes a few images of each split.
+    """
+    small = {"epochs": min(config.epochs, 2)}
+    if hasattr(config, "image_size"):
+        small["image_size"] = 64
+    if hasattr(config, "crop_size"):
+        small["crop_size"] = 56
+    if hasattr(config, "views"):
+        small["views"] = min(config.views, 3)
+    return dataclasses.replace(config, **small)

@@ -1,0 +1,161 @@
+"""Augmentation: one fused affine warp an image, then colour; a pure function of random numbers.
+
+Everything that varies is decided by `NUM_RANDOM` uniform numbers an image, which the pipeline draws
+from (seed, epoch, index). So a batch does not depend on batch size, threads or what came before,
+and an image can be given the same view again.
+"""
+
+import math
+
+import tensorflow as tf
+
+__all__ = ["NUM_RANDOM", "augment", "output_size", "view_random"]
+
+# flip, rotation, shift x, shift y, shear, zoom x, zoom y, area, aspect, crop x, crop y,
+# brightness, contrast, saturation, channel gains (3)
+NUM_RANDOM = 17
+
+# The book's ranges (listing 5.11), in ImageDataGenerator's terms. Its shear_range is in degrees:
+# the 0.2 that the book passes is all but no shear. Here it is what was meant, a slope.
+_ROTATION = math.radians(40)
+_SHIFT = 0.2  # of the side
+_SHEAR = 0.2  # sideways shift a unit of height
+_ZOOM = 0.2  # each axis by itself in [1 - 0.2, 1 + 0.2]
+
+_MIN_AREA = 0.4  # share of the image that a random crop keeps, at least
+_LOG_ASPECT = math.log(4 / 3)
+_COLOUR = 0.3  # brightness, contrast and saturation within a factor 1 ± 0.3
+_CHANNEL = 0.1  # each channel within a factor 1 ± 0.1: warm and cold light
+
+
+def output_size(name, image_size, crop_size):
+    """Side of the images that `augment` returns, in pixels."""
+    return crop_size if name == "strong" else image_size
+
+
+def augment(images, random, name, size):
+    """Varies a batch of images.
+
+    Args:
+        images: uint8 or float32 (batch, height, width, 3) in [0, 255], square.
+        random: float32 (batch, NUM_RANDOM) in [0, 1).
+        name: `"none"`: no change; `"book"`: rotation up to 40 degrees, shifts, shear and zoom of
+            0.2, mirror image, new pixels taken from the nearest edge; `"strong"`: random resized
+            crop, mirror image, brightness, contrast, saturation and channel gains.
+        size: Side of the result, in pixels; the images' own for `"none"`.
+
+    Returns:
+        float32 (batch, size, size, 3) in [0, 255].
+
+    Reference:
+        Szegedy et al., "Going deeper with convolutions" (2014), for the random resized crop.
+    """
+    images = tf.cast(images, tf.float32)
+    if name == "none":
+        return images
+    side = tf.cast(tf.shape(images)[1], tf.float32)
+    if name == "book":
+        matrices = _book_warp(random)
+    elif name == "strong":
+        matrices = _random_crop(random)
+    else:
+        raise ValueError(f"Expected name 'none', 'book' or 'strong'. Received: name={name!r}")
+    images = _warp(images, matrices, side, size)
+    if name == "strong":
+        images = _colour(images, random)
+    return images
+
+
+def view_random(seed, view, num_images):
+    """The random numbers of one numbered view of every image.
+
+    Args:
+        seed: Integer.
+        view: Integer; each number is another view.
+        num_images: How many images there are.
+
+    Returns:
+        float32 (num_images, NUM_RANDOM) in [0, 1), the same at every call.
+    """
+    return tf.random.stateless_uniform((num_images, NUM_RANDOM), seed=(seed, view))
+
+
+def _signed(u):
+    """Uniform in [0, 1) to uniform in [-1, 1)."""
+    return 2.0 * u - 1.0
+
+
+def _book_warp(random):
+    """Maps output to input in units of half a side from the centre: (batch, 2, 3)."""
+    flip, rotation, shift_x, shift_y, shear, zoom_x, zoom_y = tf.unstack(random[:, :7], axis=1)
+    angle = _ROTATION * _signed(rotation)
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    shear = _SHEAR * _signed(shear)
+    zoom_x, zoom_y = 1 + _ZOOM * _signed(zoom_x), 1 + _ZOOM * _signed(zoom_y)
+    mirror = tf.where(flip < 0.5, -1.0, 1.0)
+    # rotation @ shear @ zoom @ mirror, then the shift (a share of the side is twice that share
+    # of half a side).
+    return _matrix(
+        cos * zoom_x * mirror, (cos * shear - sin) * zoom_y, 2 * _SHIFT * _signed(shift_x),
+        sin * zoom_x * mirror, (sin * shear + cos) * zoom_y, 2 * _SHIFT * _signed(shift_y),
+    )  # fmt: skip
+
+
+def _random_crop(random):
+    flip = random[:, 0]
+    area, aspect, x, y = tf.unstack(random[:, 7:11], axis=1)
+    root = tf.sqrt(_MIN_AREA + (1 - _MIN_AREA) * area)
+    stretch = tf.exp(0.5 * _LOG_ASPECT * _signed(aspect))
+    width, height = tf.minimum(root * stretch, 1.0), tf.minimum(root / stretch, 1.0)
+    mirror = tf.where(flip < 0.5, -1.0, 1.0)
+    zero = tf.zeros_like(width)
+    return _matrix(
+        width * mirror, zero, (1 - width) * _signed(x),
+        zero, height, (1 - height) * _signed(y),
+    )  # fmt: skip
+
+
+def _matrix(*entries):
+    return tf.reshape(tf.stack(entries, axis=1), (-1, 2, 3))
+
+
+def _warp(images, matrices, side, size):
+    """Resamples once, bilinearly: all geometry in one interpolation instead of five."""
+    size_float = tf.cast(size, tf.float32)
+    # Pixel p of n lies at (2 p + 1) / n - 1 half sides from the centre; solved for input pixels.
+    scale = side / size_float
+    linear, shift = matrices[:, :, :2], matrices[:, :, 2]
+    offset = 0.5 * (
+        side * (1 + shift) - 1 + tf.reduce_sum(linear, axis=2) * (scale - side)
+    )  # input position of output pixel (0, 0)
+    linear = linear * scale
+    batch = tf.shape(images)[0]
+    transforms = tf.concat(
+        [
+            linear[:, 0], offset[:, 0:1],
+            linear[:, 1], offset[:, 1:2],
+            tf.zeros((batch, 2)),
+        ], axis=1,
+    )  # fmt: skip
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=transforms,
+        output_shape=tf.stack([size, size]),
+        interpolation="BILINEAR",
+        fill_mode="NEAREST",
+        fill_value=0.0,
+    )
+
+
+def _colour(images, random):
+    factors = 1 + _COLOUR * _signed(random[:, 11:14])
+    brightness, contrast, saturation = (
+        factors[:, i, None, None, None] for i in range(3)
+    )
+    gains = (1 + _CHANNEL * _signed(random[:, 14:17]))[:, None, None, :]
+    images = images * (brightness * gains)
+    grey = tf.reduce_mean(images, axis=3, keepdims=True)
+    images = grey + saturation * (images - grey)
+    mean = tf.reduce_mean(images, axis=(1, 2, 3), keepdims=True)
+    images = mean + contrast * (images - mean)
+    return tf.clip_by_value(images, 0.0, 255.0)

@@ -1,0 +1,140 @@
+"""Batches for training and evaluation, from arrays that lie on disk or in memory.
+
+Images are float32 in [0, 255]: every model owns its own scaling.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from catsdogs.data.augment import NUM_RANDOM, augment, output_size, view_random
+
+__all__ = ["evaluation_batches", "feature_batches", "image_batches", "image_view"]
+
+
+def image_batches(
+    images, labels, *, batch_size, epochs, seed, initial_epoch=0, augmentation="none", crop_size=0
+):
+    """Shuffled, augmented batches for training: one dataset that runs through all epochs.
+
+    What a batch holds depends on (seed, epoch) and nothing else, so a run that was stopped goes on
+    with exactly the batches it would have had.
+
+    Args:
+        images: uint8 (n, side, side, 3), typically a memory map.
+        labels: int (n,).
+        batch_size: Images a batch; the last of an epoch may be smaller.
+        epochs: The epoch to end with, exclusive.
+        seed: Integer.
+        initial_epoch: The epoch to start with.
+        augmentation: `"none"`, `"book"` or `"strong"` (see `augment`).
+        crop_size: Side of the crops of `"strong"`, in pixels.
+
+    Returns:
+        A `tf.data.Dataset` of pairs: float32 (batch, size, size, 3) in [0, 255] and float32
+        (batch, 1) in {0, 1}; `ceil(n / batch_size)` batches an epoch.
+    """
+    size = output_size(augmentation, images.shape[1], crop_size)
+
+    def load(index, epoch, random):
+        del epoch
+        batch = _rows(images, index)
+        return augment(batch, random, augmentation, size)
+
+    return _batches(load, labels, batch_size, epochs, seed, initial_epoch)
+
+
+def feature_batches(features, labels, *, batch_size, epochs, seed, initial_epoch=0):
+    """Shuffled batches of cached features, one view of every image in each epoch.
+
+    Args:
+        features: A list of float16 arrays (n, ...), one a view.
+        labels: int (n,).
+        batch_size, epochs, seed, initial_epoch: As for `image_batches`.
+
+    Returns:
+        A `tf.data.Dataset` of pairs: float32 (batch, ...) and float32 (batch, 1) in {0, 1}.
+    """
+    # Image i sees its views in turn, from a random one on, so all are used equally often.
+    first = np.random.default_rng(seed).integers(len(features), size=len(labels))
+
+    def load(index, epoch, random):
+        del random
+
+        def pick(index, epoch):
+            view = (first[index] + epoch) % len(features)
+            rows = [features[v][i] for v, i in zip(view, index, strict=True)]
+            return np.stack(rows).astype(np.float32)
+
+        batch = tf.numpy_function(pick, (index, epoch), tf.float32, stateful=False)
+        return tf.ensure_shape(batch, (None, *features[0].shape[1:]))
+
+    return _batches(load, labels, batch_size, epochs, seed, initial_epoch)
+
+
+def evaluation_batches(arrays, labels, *, batch_size):
+    """Batches in the order of the arrays, never shuffled: predictions stay beside their labels.
+
+    Args:
+        arrays: uint8 images (n, side, side, 3) or float16 features (n, ...).
+        labels: int (n,).
+        batch_size: Rows a batch.
+
+    Returns:
+        A `tf.data.Dataset` of pairs: float32 (batch, ...) and float32 (batch, 1) in {0, 1}.
+    """
+
+    def load(index):
+        rows = tf.cast(_rows(arrays, index), tf.float32)
+        return rows, _targets(labels, index)
+
+    dataset = tf.data.Dataset.range(len(labels)).batch(batch_size)
+    return dataset.map(load, num_parallel_calls=2).prefetch(2)
+
+
+def image_view(images, rows, *, view, seed, augmentation="book"):
+    """One numbered view of some images: 0 as they are, 1 mirrored, 2 and up randomly warped.
+
+    Args:
+        images: uint8 (n, side, side, 3).
+        rows: Slice of the images to return.
+        view: Integer, 0 or more.
+        seed: Integer; decides the random views.
+        augmentation: The augmentation of the random views.
+
+    Returns:
+        float32 (rows, side, side, 3) in [0, 255].
+    """
+    batch = images[rows].astype(np.float32)
+    if view == 0:
+        return batch
+    if view == 1:
+        return batch[:, :, ::-1]
+    random = view_random(seed, view, len(images))[rows]
+    return augment(batch, random, augmentation, images.shape[1]).numpy()
+
+
+def _batches(load, labels, batch_size, epochs, seed, initial_epoch):
+    num_images = len(labels)
+
+    def one_epoch(epoch):
+        # The first column decides the order, the others the augmentation.
+        random = tf.random.stateless_uniform((num_images, 1 + NUM_RANDOM), seed=(seed, epoch))
+        order = tf.argsort(random[:, 0], stable=True)
+        shuffled = tf.data.Dataset.from_tensor_slices((order, tf.gather(random[:, 1:], order)))
+        return shuffled.batch(batch_size).map(lambda index, random: (index, epoch, random))
+
+    def finish(index, epoch, random):
+        return load(index, epoch, random), _targets(labels, index)
+
+    dataset = tf.data.Dataset.range(initial_epoch, epochs).flat_map(one_epoch)
+    return dataset.map(finish, num_parallel_calls=2, deterministic=True).prefetch(2)
+
+
+def _rows(arrays, index):
+    """Rows of an array on disk as a tensor; only these rows are read."""
+    rows = tf.numpy_function(lambda i: arrays[i], (index,), arrays.dtype, stateful=False)
+    return tf.ensure_shape(rows, (None, *arrays.shape[1:]))
+
+
+def _targets(labels, index):
+    return tf.gather(tf.constant(labels, tf.float32)[:, None], index)

@@ -1,0 +1,44 @@
+"""One line on stderr that says how far a long piece of work has come."""
+
+import sys
+import time
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """A progress line, rewritten in place on a terminal; elsewhere only the last state is printed.
+
+    Args:
+        label: What is being done, as in `"Checking pictures"`.
+        total: Number of steps.
+        unit: Name of a step, as in `"MB"`; steps are shown divided by `scale`.
+        scale: Steps in a unit.
+    """
+
+    def __init__(self, label, total, unit="", scale=1):
+        self._label, self._total, self._unit, self._scale = label, total, unit, scale
+        self._shown = 0.0
+
+    def __enter__(self):
+        self._done = 0
+        return self
+
+    def __exit__(self, *exception):
+        if self._done:
+            self._show(end="\n")
+
+    def update(self, done):
+        """Says that `done` steps are finished, all together."""
+        self._done = done
+        # A log file has no cursor to move back, and a terminal needs no more than ten a second.
+        if sys.stderr.isatty() and time.monotonic() - self._shown > 0.1:
+            self._shown = time.monotonic()
+            self._show(end="")
+
+    def _show(self, end):
+        filled = round(24 * min(1.0, self._done / max(1, self._total)))
+        figures = f"{self._done // self._scale:,}/{self._total // self._scale:,} {self._unit}"
+        start = "\r" if sys.stderr.isatty() else ""
+        bar = "━" * filled + "─" * (24 - filled)
+        print(f"{start}{self._label} {bar} {figures}", end=end, file=sys.stderr, flush=True)

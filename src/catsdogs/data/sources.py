@@ -1,0 +1,260 @@
+"""Obtain pictures: Microsoft's archive, Kaggle's, zips or folders with a folder a class, sketches.
+
+Nothing is ever unpacked by the paths in an archive: its names are only read, to learn each
+picture's class and file name.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+
+from catsdogs.data.download import MICROSOFT_SHA256, download_archive
+from catsdogs.files import InputError, sha256_of
+
+__all__ = [
+    "Candidate",
+    "Source",
+    "open_microsoft",
+    "open_pictures",
+    "open_sketches",
+    "open_source",
+]
+
+_KAGGLE_NAME = re.compile(r"(cat|dog)\.\d+\.jpg", re.IGNORECASE)
+# Kaggle's unlabelled pictures, and what file managers leave behind.
+_IGNORED = {"test1", "test1.zip", "__macosx", "thumbs.db", "desktop.ini"}
+_SPLIT_NAMES = {"train", "training", "valid", "val", "validation", "test"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A file that may turn out to be a usable picture."""
+
+    name: str
+    """File name in the prepared data set, unique within the class."""
+    num_bytes: int
+    read: Callable[[], bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where pictures come from; opened by the functions of this module."""
+
+    name: str
+    """Name of the data set: `dogs-vs-cats`, `sketches`, or that of the folder or archive."""
+    is_drawing: bool
+    fingerprint: str
+    """SHA-256 that stands for the source's content, known before any of it is drawn or fetched."""
+    num_classes: int
+    list_candidates: Callable[[], dict[str, list[Candidate]]]
+    """Returns, for each class in lower case and sorted, its files in the order of their index."""
+
+
+def open_pictures(*, archive=None, folder=None, sketches=False, num_pictures=4000):
+    """Opens what the command line asks for: one of the three, or else the Microsoft archive.
+
+    Args:
+        archive: Path for `open_source`, or `None`.
+        folder: Path for `open_source`, or `None`.
+        sketches: Whether to draw.
+        num_pictures: Number of drawings, both classes together.
+
+    Returns:
+        A context manager that yields a `Source`.
+    """
+    if sum(map(bool, (archive, folder, sketches))) > 1:
+        raise InputError("Expected one of --archive, --folder and --sketches, received several.")
+    if sketches:
+        return open_sketches(num_pictures // 2)
+    if archive or folder:
+        return open_source(archive or folder)
+    return open_microsoft("data")
+
+
+@contextlib.contextmanager
+def open_source(path):
+    """Opens an archive or a folder of pictures.
+
+    Args:
+        path: The Microsoft zip, Kaggle's `train.zip` or `dogs-vs-cats.zip`, a zip or folder with
+            one folder a class, or a folder of Kaggle's files; `str` or `Path`.
+
+    Yields:
+        A `Source`.
+
+    Raises:
+        InputError: If there is nothing at `path`, the archive is broken, no classes can be told
+            apart or a class has no files.
+    """
+    path = pathlib.Path(path).expanduser().resolve()
+    with contextlib.ExitStack() as stack:
+        if path.is_dir():
+            files, name = _files_in_folder(path), path.name
+        elif path.exists():
+            files, name = _files_in_archive(path, stack), path.stem
+        else:
+            raise InputError(f"Expected an archive or a folder at {path}, found nothing.")
+        classes, layout = _sort_into_classes(files, path)
+        fingerprint = _fingerprint(classes) if path.is_dir() else sha256_of(path)
+        yield Source(layout or name, False, fingerprint, len(classes), lambda: classes)
+
+
+@contextlib.contextmanager
+def open_microsoft(folder):
+    """Opens the Microsoft archive of 25,000 photographs, downloading it only if it is needed.
+
+    Args:
+        folder: Where the archive is or will be, `str` or `Path`.
+
+    Yields:
+        A `Source`; its `list_candidates` raises `InputError` as `download_archive` does.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def download_and_list():
+            return stack.enter_context(open_source(download_archive(folder))).list_candidates()
+
+        # A file's fingerprint is its SHA-256, which is published: no need to have it to know it.
+        yield Source("dogs-vs-cats", False, MICROSOFT_SHA256, 2, download_and_list)
+
+
+@contextlib.contextmanager
+def open_sketches(per_class, seed=0):
+    """Opens the built-in drawings of cats and dogs, drawn only if they are needed.
+
+    Args:
+        per_class: Number of drawings of each class.
+        seed: Integer that decides them.
+
+    Yields:
+        A `Source` whose pictures exist until the block ends.
+    """
+    from catsdogs.data import sketches  # only here: it needs numpy
+
+    with contextlib.ExitStack() as stack:
+
+        def draw_and_list():
+            folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            sketches.write_sketches(folder, per_class=per_class, seed=seed)
+            return stack.enter_context(open_source(folder)).list_candidates()
+
+        # Other code draws other pictures.
+        origin = f"{sha256_of(sketches.__file__)} seed={seed} per_class={per_class}"
+        fingerprint = hashlib.sha256(origin.encode()).hexdigest()
+        yield Source("sketches", True, fingerprint, 2, draw_and_list)
+
+
+def _files_in_folder(folder):
+    """Yields (parts of the path, size, read) for what lies in a folder; see `_files_in_archive`."""
+    for place, folders, names in os.walk(folder, followlinks=True):
+        place = pathlib.Path(place)
+        parts = place.relative_to(folder).parts
+        yield (*parts, ""), 0, None
+        folders.sort()
+        for name in sorted(names):
+            file = place / name
+            if file.is_file():  # not a socket, nor a link to nothing
+                yield (*parts, name), file.stat().st_size, file.read_bytes
+
+
+def _files_in_archive(path, stack):
+    """Yields (parts of the path, size, read) for what lies in a zip; a folder's last part is ''."""
+    try:
+        archive = stack.enter_context(zipfile.ZipFile(path))
+        nested = [entry for entry in archive.infolist() if entry.filename.endswith("train.zip")]
+        if nested:  # Kaggle's dogs-vs-cats.zip: on disk, since memory may not hold it
+            inner = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / "train.zip"
+            with archive.open(nested[0]) as packed, inner.open("wb") as output:
+                shutil.copyfileobj(packed, output, 1 << 20)
+            archive = stack.enter_context(zipfile.ZipFile(inner))
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise InputError(
+            f"Expected a whole zip archive at {path}. Received: a truncated or other file "
+            f"({error}). Download it again."
+        ) from None
+    for entry in archive.infolist():
+        parts = tuple(entry.filename.replace("\\", "/").split("/"))
+        yield parts, entry.file_size, functools.partial(_read_entry, archive, entry)
+
+
+def _read_entry(archive, entry):
+    try:
+        return archive.read(entry)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise InputError(f"cannot be read from the archive ({error})") from None
+
+
+def _sort_into_classes(files, path):
+    """Finds the layout and returns ({class: candidates in order}, data set name or `None`)."""
+    kept = []
+    for parts, num_bytes, read in files:
+        # '..' and '' at the front are how a hostile archive points outside; they mean nothing here.
+        parts = (*(part for part in parts[:-1] if part.strip(".")), parts[-1])
+        if not any(part.startswith(".") or part.lower() in _IGNORED for part in parts):
+            kept.append((parts, num_bytes, read))
+    wrapper = path.name
+    while len(folders := {parts[0] for parts, _, _ in kept if len(parts) > 1}) == 1:
+        wrapper = folders.pop()
+        kept = [(parts[1:], *rest) for parts, *rest in kept if len(parts) > 1]
+    if lower := {folder.lower() for folder in folders} & _SPLIT_NAMES:
+        raise InputError(
+            f"Expected one folder a class in {path}, received {', '.join(sorted(lower))}: these "
+            "pictures are split already. Pass a folder that holds one of the splits."
+        )
+    is_microsoft = wrapper == "PetImages"
+    classes = {folder.lower(): {} for folder in sorted(folders)}
+    for parts, num_bytes, read in kept:
+        label = parts[0].lower()
+        if not folders and (kaggle := _KAGGLE_NAME.fullmatch(parts[0])):
+            label = kaggle[1].lower()
+            classes.setdefault(label, {})
+        elif len(parts) == 1 or not parts[-1]:
+            continue  # a file beside the class folders, or a folder
+        # Sub-folders of a class become part of the name, or `a/1.jpg` would meet `b/1.jpg`.
+        name = "-".join(parts[1:] or parts)
+        if is_microsoft:
+            name = f"{label}.{name}"
+        if name in classes[label]:
+            raise InputError(f"Expected one file called {label}/{name} in {path}, received two.")
+        classes[label][name] = Candidate(name, num_bytes, read)
+    if len(classes) < 2 or not all(classes.values()):
+        counts = ", ".join(f"{label} {len(names)}" for label, names in classes.items()) or "none"
+        raise InputError(
+            f"Expected two or more folders with pictures in {path}, one a class, or Kaggle's "
+            f"files such as cat.0.jpg. Received (folder and number of files): {counts}."
+        )
+    is_known = is_microsoft or not folders
+    ordered = {label: _in_order(classes[label].values()) for label in sorted(classes)}
+    return ordered, "dogs-vs-cats" if is_known else None
+
+
+def _in_order(candidates):
+    """Orders by the number that ends each name, if all have one, else by name as people count."""
+
+    def natural(candidate):
+        pieces = re.split(r"(\d+)", candidate.name)
+        # Numbers as numbers; the name itself decides between '1' and '01'.
+        return [int(p) if p.isdecimal() else p.lower() for p in pieces], candidate.name
+
+    numbers = {c.name: re.search(r"(\d+)$", c.name.rpartition(".")[0]) for c in candidates}
+    if all(numbers.values()):
+        return sorted(candidates, key=lambda c: (int(numbers[c.name][1]), natural(c)))
+    return sorted(candidates, key=natural)
+
+
+def _fingerprint(classes):
+    digest = hashlib.sha256()
+    for label, candidates in classes.items():
+        for candidate in candidates:
+            content = hashlib.sha256(candidate.read()).hexdigest()
+            digest.update(f"{label}/{candidate.name} {content}\n".encode())
+    return digest.hexdigest()

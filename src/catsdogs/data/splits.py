@@ -1,0 +1,260 @@
+"""From candidate files to a prepared data set: checked, without leaks, balanced, written whole."""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import pathlib
+
+from catsdogs.data.progress import Progress
+from catsdogs.data.selection import select_pictures
+from catsdogs.files import InputError, atomic_folder, read_json, sha256_of, write_json
+
+__all__ = ["SPLITS", "ImageFile", "Manifest", "load_manifest", "prepare"]
+
+SPLITS = ("train", "validation", "test")
+
+_FORMAT = 1  # raised when the manifest's meaning changes
+_SHOWN = 10  # dropped files that are listed for people
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFile:
+    """One picture of a prepared data set."""
+
+    name: str
+    """Path below the data set's folder, with forward slashes."""
+    sha256: str
+    num_bytes: int
+    width: int
+    """Pixels, as it is seen: after the EXIF orientation."""
+    height: int
+    class_index: int
+    split: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a prepared data set consists of."""
+
+    dataset: str
+    is_drawing: bool
+    classes: tuple[str, ...]
+    source: str
+    """Fingerprint of the source, SHA-256."""
+    files: tuple[ImageFile, ...]
+    """By split, then class, then file index."""
+    look_alikes: tuple[tuple[str, ...], ...]
+    """Groups of near duplicates, each within one split."""
+    dropped: tuple[tuple[str, str], ...]
+    """Pairs of file and reason."""
+
+    @functools.cached_property
+    def digest(self):
+        """SHA-256 of what matters to a model: names, contents, classes and splits."""
+        lines = [f"{f.split} {f.class_index} {f.sha256} {f.name}" for f in self.files]
+        return hashlib.sha256("\n".join([*self.classes, *lines]).encode()).hexdigest()
+
+    @property
+    def sizes(self):
+        """Number of pictures of each split, `{split: number}`."""
+        return {split: len(self.split(split)) for split in SPLITS}
+
+    def describe(self):
+        """A few lines for people: what there is, what was dropped."""
+        lines = [f"{self.dataset}: {len(self.files):,} pictures"]
+        if self.is_drawing:
+            lines[0] += " (drawings made by this program, not photographs)"
+        for split in SPLITS:
+            counts = collections.Counter(file.class_index for file in self.split(split))
+            classes = ", ".join(f"{label} {counts[i]:,}" for i, label in enumerate(self.classes))
+            lines.append(f"  {split:<11}{counts.total():>6,}  {classes}")
+        for group in self.look_alikes[:_SHOWN]:
+            lines.append(f"  look alike, so in one split: {', '.join(group[:_SHOWN])}")
+        lines.append(f"  dropped    {len(self.dropped):>6,}")
+        lines += [f"    {name}: {reason}" for name, reason in self.dropped[:_SHOWN]]
+        if len(self.dropped) > _SHOWN:
+            lines.append("    and so on; manifest.json lists them all")
+        return "\n".join(lines)
+
+    def split(self, name):
+        """The files of `"train"`, `"validation"` or `"test"`, a tuple of `ImageFile`."""
+        if name not in SPLITS:
+            raise InputError(f"Expected a split out of {', '.join(SPLITS)}. Received: {name}.")
+        return tuple(file for file in self.files if file.split == name)
+
+
+def prepare(source, data_dir, *, train=2000, validation=1000, test=1000, overwrite=False):
+    """Builds a data set from the first usable pictures of each class, by file index.
+
+    Which ones, and which goes where, `catsdogs.data.selection.select_pictures` decides. The folder
+    appears whole or not at all. If it holds the same data set already, nothing is done.
+
+    Args:
+        source: An open `catsdogs.data.sources.Source`.
+        data_dir: Folder to write, `str` or `Path`.
+        train: Number of training pictures, all classes together.
+        validation: Number of validation pictures.
+        test: Number of test pictures.
+        overwrite: Whether to replace a different data set in `data_dir`.
+
+    Returns:
+        The `Manifest`.
+
+    Raises:
+        InputError: If there are too few usable pictures, a size is not a multiple of the number of
+            classes, or `data_dir` holds something else.
+    """
+    sizes = dict(zip(SPLITS, (train, validation, test), strict=True))
+    if any(size < 1 or size % source.num_classes for size in sizes.values()):
+        raise InputError(
+            f"Expected split sizes above zero that {source.num_classes} classes can share equally. "
+            f"Received: --train {train} --validation {validation} --test {test}."
+        )
+    data_dir = pathlib.Path(data_dir).resolve()
+    existing = _existing_manifest(data_dir, overwrite)
+    if existing is not None:
+        if (existing.source, existing.sizes) == (source.fingerprint, sizes):
+            if _is_intact(data_dir, existing):
+                return existing
+        # Drawings can be drawn again at any time; anything else is the user's to give up.
+        elif not overwrite and not (existing.is_drawing and source.is_drawing):
+            raise InputError(
+                f"Expected {data_dir} to be free, received another data set there "
+                f"({existing.dataset}: {_list_sizes(existing.sizes)}). Replace it with "
+                "--overwrite, or choose another folder with --data-dir."
+            )
+    candidates = source.list_candidates()
+    selection = select_pictures(
+        candidates, {split: size // len(candidates) for split, size in sizes.items()}
+    )
+    files, names = [], {}
+    with (
+        atomic_folder(data_dir) as folder,
+        Progress("Writing pictures", sum(sizes.values())) as progress,
+    ):
+        for split in SPLITS:
+            for label in candidates:
+                (folder / split / label).mkdir(parents=True)
+                for picture in selection.splits[split][label]:
+                    files.append(_write(picture, folder, split))
+                    names[picture.name] = files[-1]["name"]
+                    progress.update(len(files))
+        content = {
+            "format": _FORMAT,
+            "dataset": source.name,
+            "kind": "drawings" if source.is_drawing else "photographs",
+            "classes": list(candidates),
+            "splits": sizes,
+            "source": source.fingerprint,
+            "files": files,
+            "look_alikes": [
+                [names[picture.name] for picture in group] for group in selection.look_alikes
+            ],
+            "dropped": [{"name": name, "reason": reason} for name, reason in selection.dropped],
+        }
+        write_json(folder / "manifest.json", content)  # last: without it, nothing reads the rest
+    return load_manifest(data_dir)
+
+
+def load_manifest(data_dir):
+    """Reads the manifest of a prepared data set.
+
+    Args:
+        data_dir: Its folder, `str` or `Path`.
+
+    Returns:
+        A `Manifest`.
+
+    Raises:
+        InputError: If there is no prepared data set or its manifest cannot be understood.
+    """
+    path = pathlib.Path(data_dir) / "manifest.json"
+    if not path.is_file():
+        raise InputError(
+            f"Expected a prepared data set in {data_dir}, found no manifest.json. "
+            "Run python scripts/prepare_data.py first."
+        )
+    content = read_json(path)
+    try:
+        if content["format"] != _FORMAT:
+            raise ValueError(f"format {content['format']}, this program reads {_FORMAT}")
+        return Manifest(
+            dataset=str(content["dataset"]),
+            is_drawing={"drawings": True, "photographs": False}[content["kind"]],
+            classes=tuple(map(str, content["classes"])),
+            source=str(content["source"]),
+            files=tuple(_file_from_entry(entry, content["classes"]) for entry in content["files"]),
+            look_alikes=tuple(tuple(group) for group in content["look_alikes"]),
+            dropped=tuple((drop["name"], drop["reason"]) for drop in content["dropped"]),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"Expected the manifest of a data set in {path}. Received: something else ({error!r}). "
+            "Make it again with python scripts/prepare_data.py --overwrite."
+        ) from None
+
+
+def _list_sizes(sizes):
+    return ", ".join(f"{size:,} {split}" for split, size in sizes.items())
+
+
+def _existing_manifest(data_dir, overwrite):
+    """The manifest of the data set in `data_dir`, or `None` if there is nothing to respect."""
+    if not data_dir.exists():
+        return None
+    if (data_dir / "manifest.json").is_file():
+        try:
+            return load_manifest(data_dir)
+        except InputError:
+            if overwrite:
+                return None
+            raise
+    if not data_dir.is_dir() or any(data_dir.iterdir()):
+        # Whatever this is, it was not made here, so not even --overwrite deletes it.
+        raise InputError(
+            f"Expected a new or empty folder or a prepared data set at {data_dir}, received "
+            "something else. Choose another folder with --data-dir."
+        )
+    return None
+
+
+def _is_intact(data_dir, manifest):
+    with contextlib.suppress(OSError):
+        return all(sha256_of(data_dir / file.name) == file.sha256 for file in manifest.files)
+    return False
+
+
+def _write(picture, folder, split):
+    """Copies a picture's bytes as they are; returns the copy's entry in the manifest."""
+    content = picture.candidate.read()
+    if hashlib.sha256(content).hexdigest() != picture.sha256:
+        raise InputError(f"Expected {picture.name} to stay as it is, but it changed meanwhile.")
+    name = f"{split}/{picture.name}"
+    (folder / name).write_bytes(content)
+    return {
+        "name": name,
+        "sha256": picture.sha256,
+        "bytes": len(content),
+        "width": picture.width,
+        "height": picture.height,
+        "class": picture.label,
+        "split": split,
+    }
+
+
+def _file_from_entry(entry, classes):
+    split, label, name = entry["name"].split("/")
+    # A name is joined to a folder and opened: it must not lead anywhere else.
+    if (split, label) != (entry["split"], entry["class"]) or split not in SPLITS or name == "..":
+        raise ValueError(f"the file name {entry['name']}")
+    return ImageFile(
+        name=entry["name"],
+        sha256=str(entry["sha256"]),
+        num_bytes=int(entry["bytes"]),
+        width=int(entry["width"]),
+        height=int(entry["height"]),
+        class_index=classes.index(label),
+        split=split,
+    )

@@ -1,0 +1,184 @@
+"""The run folder: everything a run leaves behind, so that it can be trusted and repeated.
+
+    config.json        every setting
+    environment.json   commit, versions, processor
+    history.csv        loss and accuracy of each epoch, training and validation
+    metrics.json       what came out: best epoch, validation, seconds, memory; test once evaluated
+    model.keras        the model of the best epoch, safe to load
+    curves.png         the history as a picture
+    state/             only while the run goes on: what `--resume` needs
+"""
+
+import csv
+import datetime
+import importlib.metadata
+import os
+import pathlib
+import platform
+import resource
+import subprocess
+
+from catsdogs.files import InputError, atomic_path, read_json, write_json
+
+__all__ = [
+    "describe_environment",
+    "is_complete",
+    "load_run",
+    "open_run",
+    "peak_memory_mb",
+    "read_history",
+    "write_history",
+]
+
+
+def open_run(settings, run_dir, *, resume=False):
+    """Makes the folder of a run, or finds the one to go on with; nothing is ever overwritten.
+
+    Args:
+        settings: Everything that decides the run, a JSON-ready dictionary.
+        run_dir: The folder. A whole run that lies there is left alone and the next free name is
+            taken: `run`, `run-2`, `run-3`.
+        resume: Whether to go on with a run that was stopped.
+
+    Returns:
+        The folder, a `Path` that holds `config.json`.
+
+    Raises:
+        InputError: If a stopped run lies there and `resume` is false, or if it has other settings.
+    """
+    run_dir = pathlib.Path(run_dir)
+    number, free = 1, run_dir
+    while is_complete(free):
+        number += 1
+        free = run_dir.with_name(f"{run_dir.name}-{number}")
+    if (free / "config.json").exists():
+        started = read_json(free / "config.json")
+        if not resume:
+            raise InputError(
+                f"Expected a new folder, received {free}, where a stopped run lies. Add --resume "
+                "to go on with it, or --run-dir to start another one."
+            )
+        changed = [k for k in settings if started.get(k) != settings[k]]
+        if changed:
+            wanted = ", ".join(f"{k}={started.get(k)!r} (not {settings[k]!r})" for k in changed)
+            raise InputError(
+                f"Expected the settings that {free} was started with: {wanted}. "
+                "Give the same flags again, or start another run with --run-dir."
+            )
+    elif free.exists() and any(free.iterdir()):
+        raise InputError(
+            f"Expected a new or empty folder, received {free}, which holds other files. "
+            "Choose another --run-dir."
+        )
+    write_json(free / "config.json", settings)
+    write_json(free / "environment.json", describe_environment())
+    return free
+
+
+def is_complete(run_dir):
+    """Whether a run ended well: its metrics are written last."""
+    return (pathlib.Path(run_dir) / "metrics.json").exists()
+
+
+def load_run(run_dir):
+    """Reads a finished run's `config.json` and `metrics.json`.
+
+    Returns:
+        A pair of dictionaries: config and metrics.
+
+    Raises:
+        InputError: If there is no finished run.
+    """
+    run_dir = pathlib.Path(run_dir)
+    if not run_dir.is_dir():
+        raise InputError(
+            f"Expected the folder of a finished run, found nothing at {run_dir}. "
+            "Train one with scripts/train_scratch.py, or list what is there: ls runs/*."
+        )
+    if not is_complete(run_dir):
+        raise InputError(
+            f"Expected a finished run, received {run_dir}, which has no metrics.json. "
+            "If it was stopped, go on with it by --resume."
+        )
+    return read_json(run_dir / "config.json"), read_json(run_dir / "metrics.json")
+
+
+def write_history(run_dir, history):
+    """Writes `history.csv`, one line an epoch.
+
+    Args:
+        history: `{"loss": [...], "accuracy": [...], "val_loss": [...], ...}`.
+    """
+    with atomic_path(pathlib.Path(run_dir) / "history.csv") as path, open(path, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["epoch", *history])
+        for epoch, values in enumerate(zip(*history.values(), strict=True), start=1):
+            writer.writerow([epoch, *(f"{value:.6g}" for value in values)])
+
+
+def read_history(run_dir):
+    """Reads `history.csv` back as a dictionary of lists of floats, without the epoch column.
+
+    Raises:
+        InputError: If it is missing or broken.
+    """
+    path = pathlib.Path(run_dir) / "history.csv"
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        names = [name for name in rows[0] if name != "epoch"]
+        return {name: [float(row[name]) for row in rows] for name in names}
+    except FileNotFoundError:
+        raise InputError(
+            f"Expected a run's history.csv, found nothing at {path}. Is this a run folder?"
+        ) from None
+    except (IndexError, KeyError, TypeError, ValueError):
+        raise InputError(
+            f"Expected one line of numbers an epoch in {path}, received something else. "
+            "The run's metrics.json and model are not affected."
+        ) from None
+
+
+def describe_environment():
+    """Commit, versions and hardware, as a JSON-ready dictionary."""
+    packages = ("tensorflow", "keras", "numpy", "pillow", "matplotlib")
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def peak_memory_mb():
+    """Most memory this process has held so far, in MB, mapped files that were touched included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / 1024) if platform.system() == "Linux" else round(peak / 1024**2)
+
+
+def _commit():
+    """Hash of the checked-out commit, with `+changes` if files differ; `None` outside git."""
+    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
+    try:
+        found = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True)
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "-uno", "--", ":/src", ":/scripts"], capture_output=True
+        )
+    except OSError:
+        return None
+    if found.returncode:
+        return None
+    return found.stdout.decode().strip() + ("+changes" if status.stdout.strip() else "")
+
+
+def _processor():
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

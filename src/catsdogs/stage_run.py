@@ -1,0 +1,214 @@
+"""What every training stage does alike: find its places, load, fit, and write the run down."""
+
+import dataclasses
+import math
+import pathlib
+import shutil
+import time
+
+import keras
+
+from catsdogs import config as presets
+from catsdogs import plots, runs, training
+from catsdogs.data.images import load_split
+from catsdogs.data.pipeline import evaluation_batches, feature_batches, image_batches
+from catsdogs.data.splits import load_manifest
+from catsdogs.evaluation import evaluate_predictions
+from catsdogs.features import FeatureStore
+from catsdogs.files import InputError, atomic_path, read_json, write_json
+
+__all__ = ["EVALUATION_BATCH", "StageRun", "few", "find_data_dir", "run_name"]
+
+EVALUATION_BATCH = 64
+
+_SMOKE_IMAGES = {"train": 64, "validation": 32, "test": 32}
+
+
+class StageRun:
+    """One run of a training stage.
+
+    Args:
+        stage: `"scratch"`, `"feature_extract"` or `"finetune"`.
+        config: The stage's config.
+        variant: The augmentation of a scratch run; `config.variant` otherwise.
+        data_dir: A prepared data set, or `None` for `find_data_dir`.
+        run_dir: The run folder, or `None` for `runs/DATASET/STAGE-PRESET-VARIANT-seedN`.
+        resume: Whether to go on with a run that was stopped.
+
+    Raises:
+        InputError: If the data set or the folder cannot be used.
+    """
+
+    def __init__(self, stage, config, variant, data_dir, run_dir, resume):
+        self._started = time.perf_counter()
+        self._stage, self._variant = stage, variant
+        self.config = presets.shrink(config) if config.smoke else config
+        self.data_dir = find_data_dir(data_dir)
+        self._manifest = load_manifest(self.data_dir)
+        if len(self._manifest.classes) != 2:
+            raise InputError(
+                f"Expected a data set of two classes, received {self.data_dir} with "
+                f"{len(self._manifest.classes)}: {', '.join(self._manifest.classes)}."
+            )
+        settings = {
+            "stage": stage,
+            "variant": variant,
+            "data_dir": str(self.data_dir),
+            "dataset_digest": self._manifest.digest,
+            **dataclasses.asdict(self.config),
+        }
+        root = pathlib.Path("runs") / (self._manifest.dataset + "-smoke" * config.smoke)
+        run_dir = run_dir or root / run_name(stage, config.preset, variant, config.seed)
+        self.run_dir = runs.open_run(settings, run_dir, resume=resume)
+        self._store = None
+        self._image_size = None
+        keras.utils.set_random_seed(config.seed)
+        self.precision = training.choose_precision(config.precision)
+        what = "drawings, not photographs" if self._manifest.is_drawing else "photographs"
+        print(f"{self._manifest.dataset} ({what}), {self.precision}, {self.run_dir}", flush=True)
+
+    def load(self, split, image_size):
+        """Images and labels of a split, as `load_split` gives them; a few of them with `--smoke`.
+
+        Raises:
+            ValueError: If the split is `"test"`: only `evaluate` opens that one.
+        """
+        if split not in ("train", "validation"):
+            raise ValueError(f"Expected split 'train' or 'validation'. Received: split={split!r}")
+        self._image_size = image_size
+        images, labels = load_split(self.data_dir, self._manifest, split, image_size)
+        if self.config.smoke:
+            images, labels = few(images, split), few(labels, split)
+        return images, labels
+
+    def feature_store(self, conv_base):
+        """The data set's feature store for this base."""
+        self._store = FeatureStore(
+            self.data_dir / "features",
+            conv_base,
+            dataset_digest=self._manifest.digest,
+            precision=self.precision,
+            seed=self.config.seed,
+        )
+        return self._store
+
+    def train_on_images(self, model, train, validation, *, augmentation, crop_size=0):
+        """Trains a model on augmented images and finishes the run.
+
+        Args:
+            model: A classifier of images.
+            train, validation: Pairs of images and labels.
+            augmentation, crop_size: See `image_batches`.
+
+        Returns:
+            As `train_on_features`.
+        """
+        images, labels = train
+
+        def make_batches(**epochs):
+            return image_batches(images, labels, augmentation=augmentation, crop_size=crop_size,
+                                 **epochs)  # fmt: skip
+
+        return self._train(model, model, make_batches, len(labels), validation)
+
+    def train_on_features(self, model, whole, train, validation):
+        """Trains the last part of a classifier on cached activations and finishes the run.
+
+        Args:
+            model: The part to train.
+            whole: The classifier that it is a part of, which is what gets saved.
+            train: Pair of a list of features, one array a view, and labels.
+            validation: Pair of features and labels.
+
+        Returns:
+            A pair of the run folder, a `Path`, and its metrics, a dictionary.
+        """
+        features, labels = train
+
+        def make_batches(**epochs):
+            return feature_batches(features, labels, **epochs)
+
+        return self._train(model, whole, make_batches, len(labels), validation)
+
+    def _train(self, model, whole, make_batches, num_images, validation):
+        config = self.config
+        steps_per_epoch = math.ceil(num_images / config.batch_size)
+        optimizer = training.build_optimizer(
+            config.optimizer, config.learning_rate, num_steps=config.epochs * steps_per_epoch,
+            warmup=config.warmup, weight_decay=config.weight_decay,
+        )  # fmt: skip
+        training.compile_classifier(model, optimizer, label_smoothing=config.label_smoothing)
+        num_trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+        first_epoch = training.completed_epochs(self.run_dir)
+        arrays, labels = validation
+        validation_batches = evaluation_batches(arrays, labels, batch_size=EVALUATION_BATCH)
+        history = training.fit(
+            model,
+            make_batches(
+                batch_size=config.batch_size, epochs=config.epochs, seed=config.seed,
+                initial_epoch=first_epoch,
+            ),
+            validation_batches,
+            epochs=config.epochs, steps_per_epoch=steps_per_epoch, run_dir=self.run_dir,
+        )  # fmt: skip
+        probabilities = model.predict(validation_batches, verbose=0)[:, 0]
+
+        # A clone has no optimizer: the file is a third of the size and loads anywhere.
+        plain = keras.models.clone_model(whole)
+        plain.set_weights(whole.get_weights())
+        with atomic_path(self.run_dir / "model.keras") as path:
+            plain.save(path)
+        title = f"{self._stage} {config.preset} {self._variant}"
+        plots.save_figure(plots.plot_history({title: history}), self.run_dir / "curves.png")
+        metrics = {
+            "stage": self._stage,
+            "preset": config.preset,
+            "variant": self._variant,
+            "dataset": self._manifest.dataset,
+            "dataset_digest": self._manifest.digest,
+            "drawings": self._manifest.is_drawing,
+            "classes": list(self._manifest.classes),
+            "image_size": self._image_size,
+            "precision": self.precision,
+            "config": dataclasses.asdict(config),
+            "num_parameters": whole.count_params(),
+            "num_trainable": num_trainable,
+            "num_train": num_images,
+            "best_epoch": 1 + history["val_loss"].index(min(history["val_loss"])),
+            "validation": evaluate_predictions(labels, probabilities, self._manifest.classes),
+            # Cold: nothing was taken over from an earlier run, so the seconds are all there is.
+            "cold": not first_epoch and (self._store is None or not self._store.reused),
+            "wall_seconds": round(time.perf_counter() - self._started, 1),
+            "peak_rss_mb": runs.peak_memory_mb(),
+            "environment": read_json(self.run_dir / "environment.json"),
+        }
+        write_json(self.run_dir / "metrics.json", metrics)
+        shutil.rmtree(self.run_dir / "state", ignore_errors=True)
+        return self.run_dir, metrics
+
+
+def find_data_dir(data_dir=None):
+    """The data set to use: the one given, or the photographs, or the sketches.
+
+    Raises:
+        InputError: If nothing has been prepared.
+    """
+    if data_dir is not None:
+        return pathlib.Path(data_dir)
+    for name in ("dogs-vs-cats", "sketches"):
+        if (pathlib.Path("data") / name / "manifest.json").exists():
+            return pathlib.Path("data") / name
+    raise InputError(
+        "Expected a prepared data set in data/, found none. Run scripts/prepare_data.py, "
+        "or scripts/prepare_data.py --sketches for drawings that need no network."
+    )
+
+
+def run_name(stage, preset, variant, seed):
+    """Name of a run's folder."""
+    return f"{stage}-{preset}-{variant}-seed{seed}"
+
+
+def few(rows, split):
+    """Every so many of a split's rows, both classes among them, for `--smoke`."""
+    return rows[:: max(1, len(rows) // _SMOKE_IMAGES[split])]

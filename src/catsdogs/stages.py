@@ -1,0 +1,226 @@
+"""The stages: each joins data, a model and training into one run folder.
+
+This is the only place where data sets and models meet. No stage but `evaluate` opens the test
+split.
+"""
+
+import dataclasses
+import pathlib
+
+import keras
+
+from catsdogs import config as presets
+from catsdogs import models, plots, runs
+from catsdogs.data.images import load_split
+from catsdogs.data.pipeline import evaluation_batches
+from catsdogs.data.splits import load_manifest
+from catsdogs.evaluation import evaluate_predictions, roc_curve
+from catsdogs.features import CUT
+from catsdogs.files import InputError, atomic_path, write_json
+from catsdogs.stage_run import EVALUATION_BATCH, StageRun, few, run_name
+
+__all__ = ["evaluate", "finetune", "load_model", "train_feature_extract", "train_scratch"]
+
+
+def train_scratch(config, data_dir=None, run_dir=None, *, resume=False):
+    """Trains a small convnet from random weights.
+
+    Args:
+        config: A `ScratchConfig`.
+        data_dir: A prepared data set, or `None` for `find_data_dir`.
+        run_dir: The run folder, or `None` for `runs/DATASET/STAGE-PRESET-VARIANT-seedN`.
+        resume: Whether to go on with a run that was stopped.
+
+    Returns:
+        A pair of the run folder, a `Path`, and its metrics, a dictionary.
+
+    Raises:
+        InputError: If the data set, the folder or the settings cannot be used.
+    """
+    stage = StageRun("scratch", config, config.augmentation, data_dir, run_dir, resume)
+    config = stage.config
+    train = stage.load("train", config.image_size)
+    validation = stage.load("validation", config.image_size)
+
+    if config.architecture == "residual":
+        model = models.build_residual_convnet(config.dropout)
+    else:
+        model = models.build_textbook_convnet(config.image_size, config.dropout)
+
+    return stage.train_on_images(
+        model, train, validation, augmentation=config.augmentation, crop_size=config.crop_size
+    )
+
+
+def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, keep_cut=False):
+    """Trains a new head on the frozen VGG16 base.
+
+    Args:
+        config: A `FeatureExtractConfig`.
+        data_dir, run_dir, resume: As for `train_scratch`.
+        keep_cut: Whether to store block4_pool activations on the way, for fine-tuning to come.
+
+    Returns, raises:
+        As `train_scratch`.
+    """
+    stage = StageRun("feature_extract", config, config.variant, data_dir, run_dir, resume)
+    config = stage.config
+    train = stage.load("train", config.image_size)
+    validation = stage.load("validation", config.image_size)
+
+    conv_base = models.build_vgg16_base(config.image_size, config.pooling, config.weights)
+    models.freeze(conv_base)
+    head = models.build_head(
+        conv_base.output.shape[1:], config.units, config.dropout,
+        normalize=config.preset == "best",
+    )  # fmt: skip
+    classifier = models.build_vgg16_classifier(conv_base, head)
+
+    if config.variant == "end_to_end":
+        return stage.train_on_images(classifier, train, validation, augmentation="book")
+
+    (images, labels), (validation_images, validation_labels) = train, validation
+    store = stage.feature_store(conv_base)
+    num_views = config.views if config.variant == "augmented" else 1
+    if keep_cut:
+        store.features(images, "train", cut=CUT)
+        store.features(validation_images, "validation", cut=CUT)
+    features = [store.features(images, "train", view) for view in range(num_views)]
+    validation_features = store.features(validation_images, "validation")
+    return stage.train_on_features(
+        head, classifier, (features, labels), (validation_features, validation_labels)
+    )
+
+
+def finetune(config, data_dir=None, run_dir=None, *, resume=False):
+    """Trains VGG16's last block and the head of a feature-extraction run together.
+
+    The head comes trained, from `config.start` or from the run that is made here first: gradients
+    through a random head would wreck the features before they can help.
+
+    Args:
+        config: A `FinetuneConfig`.
+        data_dir, run_dir, resume: As for `train_scratch`.
+
+    Returns, raises:
+        As `train_scratch`.
+    """
+    stage = StageRun("finetune", config, config.variant, data_dir, run_dir, resume)
+    config = stage.config
+    start = config.start or _make_start(stage)
+    started_from, start_metrics = runs.load_run(start)
+    if started_from["stage"] != "feature_extract":
+        raise InputError(
+            f"Expected --start to be a feature-extraction run, received {start}, a "
+            f"{started_from['stage']} run. Make one with scripts/train_feature_extract.py."
+        )
+    stage.precision = start_metrics["precision"]
+    classifier = load_model(start)
+    models.unfreeze_block5(classifier)
+    image_size = start_metrics["image_size"]
+    train, validation = stage.load("train", image_size), stage.load("validation", image_size)
+
+    if config.variant == "end_to_end":
+        return stage.train_on_images(classifier, train, validation, augmentation="book")
+
+    (images, labels), (validation_images, validation_labels) = train, validation
+    store = stage.feature_store(classifier)
+    num_views = config.views if config.variant == "augmented" else 1
+    features = [store.features(images, "train", view, CUT) for view in range(num_views)]
+    validation_features = store.features(validation_images, "validation", cut=CUT)
+    _, suffix = models.split_base(classifier, CUT)
+    return stage.train_on_features(
+        suffix, classifier, (features, labels), (validation_features, validation_labels)
+    )
+
+
+def evaluate(run_dir, data_dir=None):
+    """Measures a finished run on the test split and adds the result to its `metrics.json`.
+
+    Also writes `predictions.csv` (file, label, probability of class 1), `confusion.png` and
+    `roc.png` into the run folder.
+
+    Args:
+        run_dir: The run folder.
+        data_dir: The data set, or `None` for the one the run was trained on.
+
+    Returns:
+        The run's metrics with `"test"` added.
+
+    Raises:
+        InputError: If there is no such run, or the data set is not the one it was trained on.
+    """
+    run_dir = pathlib.Path(run_dir)
+    config, metrics = runs.load_run(run_dir)
+    data_dir = pathlib.Path(data_dir or config["data_dir"])
+    manifest = load_manifest(data_dir)
+    if manifest.digest != metrics["dataset_digest"]:
+        raise InputError(
+            f"Expected the data set that {run_dir} was trained on, received {data_dir}, whose "
+            "pictures or splits differ: training pictures might be in its test split. Prepare "
+            "the same data again, or train again."
+        )
+    model = load_model(run_dir)
+    images, labels = load_split(data_dir, manifest, "test", metrics["image_size"])
+    files = manifest.split("test")
+    if config["smoke"]:
+        images, labels, files = (few(rows, "test") for rows in (images, labels, files))
+    batches = evaluation_batches(images, labels, batch_size=EVALUATION_BATCH)
+    probabilities = model.predict(batches, verbose=0)[:, 0]
+
+    metrics["test"] = evaluate_predictions(labels, probabilities, manifest.classes)
+    with atomic_path(run_dir / "predictions.csv") as path:
+        lines = [
+            f"{file.name},{manifest.classes[label]},{probability:.6f}"
+            for file, label, probability in zip(files, labels, probabilities, strict=True)
+        ]
+        header = f"file,label,probability_of_{manifest.classes[1]}"
+        path.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    plots.save_figure(
+        plots.plot_confusion_matrix(metrics["test"]["confusion_matrix"], manifest.classes),
+        run_dir / "confusion.png",
+    )
+    false_positive_rate, true_positive_rate = roc_curve(labels, probabilities)
+    plots.save_figure(
+        plots.plot_roc(
+            {run_dir.name: (false_positive_rate, true_positive_rate, metrics["test"]["roc_auc"])}
+        ),
+        run_dir / "roc.png",
+    )
+    write_json(run_dir / "metrics.json", metrics)
+    return metrics
+
+
+def load_model(run_dir):
+    """The model of a run, loaded in Keras's safe mode.
+
+    Raises:
+        InputError: If it is missing or broken.
+    """
+    path = pathlib.Path(run_dir) / "model.keras"
+    try:
+        return keras.models.load_model(path, safe_mode=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"Expected a Keras model at {path}, received something else "
+            f"({str(error).splitlines()[0]}). Train the run again."
+        ) from None
+
+
+def _make_start(stage):
+    """The feature-extraction run beside this one that fine-tuning starts from; made if missing."""
+    config = stage.config
+    preset = presets.FEATURE_EXTRACT[config.preset]
+    variant = "end_to_end" if config.variant == "end_to_end" else "cached"
+    run_dir = stage.run_dir.with_name(
+        run_name("feature_extract", config.preset, variant, config.seed)
+    )
+    if not runs.is_complete(run_dir):
+        print("Fine-tuning needs a trained head first: extracting features.", flush=True)
+        settings = dataclasses.replace(
+            preset, variant=variant, weights=config.weights, precision=config.precision,
+            seed=config.seed, smoke=config.smoke,
+        )  # fmt: skip
+        resume = (run_dir / "config.json").exists()
+        train_feature_extract(settings, stage.data_dir, run_dir, resume=resume, keep_cut=True)
+    return run_dir

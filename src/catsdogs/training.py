@@ -1,0 +1,214 @@
+"""Seeds, precision, optimizer, and a fit that can be stopped and continued."""
+
+import math
+import pathlib
+import sys
+import time
+
+import keras
+
+from catsdogs.files import InputError, atomic_path
+from catsdogs.runs import read_history, write_history
+
+__all__ = [
+    "build_optimizer",
+    "choose_precision",
+    "compile_classifier",
+    "completed_epochs",
+    "fit",
+]
+
+
+def choose_precision(precision="auto"):
+    """Sets the global dtype policy.
+
+    Args:
+        precision: `"float32"`, `"mixed_bfloat16"`, or `"auto"`: bfloat16 if the processor has
+            instructions for it (AVX-512 BF16 or AMX) and a convolution like VGG16's really runs
+            faster with it, which is tried for about a second.
+
+    Returns:
+        The policy's name.
+    """
+    if precision == "auto":
+        faster = _has_bfloat16() and _seconds_a_convolution("float32") > 1.2 * (
+            _seconds_a_convolution("bfloat16")
+        )
+        precision = "mixed_bfloat16" if faster else "float32"
+    keras.config.set_dtype_policy(precision)
+    return precision
+
+
+def build_optimizer(name, learning_rate, *, num_steps, warmup=0.0, weight_decay=0.0):
+    """The optimizer of a stage.
+
+    Args:
+        name: `"rmsprop"` at a constant rate, or `"adamw"` with a linear warm-up to
+            `learning_rate` and a cosine decay to zero.
+        learning_rate: The rate, or its peak.
+        num_steps: Steps of the whole run, for the schedule.
+        warmup: Share of them in which the rate climbs.
+        weight_decay: Decoupled decay of AdamW; spares biases and normalisation.
+
+    Reference:
+        Loshchilov and Hutter, "Decoupled weight decay regularization" (2019).
+    """
+    if name == "rmsprop":
+        return keras.optimizers.RMSprop(learning_rate)
+    warmup_steps = max(1, round(warmup * num_steps))
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, num_steps - warmup_steps),
+        warmup_target=learning_rate, warmup_steps=warmup_steps,
+    )  # fmt: skip
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+    return optimizer
+
+
+def completed_epochs(run_dir):
+    """How many epochs of a stopped run can be taken over; 0 if none."""
+    return max((_epoch_of(path) for path in _states(run_dir)), default=0)
+
+
+def fit(model, batches, validation, *, epochs, steps_per_epoch, run_dir):
+    """Trains a compiled model and leaves it with the weights of the epoch of least validation loss.
+
+    After every epoch the whole state (weights, optimizer, random generators, history) goes to
+    `run_dir/state`. A run that finds a state there goes on from it, and ends with the very weights
+    and history it would have had without the stop.
+
+    Args:
+        model: A compiled model; see `compile_classifier`.
+        batches: `tf.data.Dataset` of all batches from epoch `completed_epochs(run_dir)` to the end.
+        validation: Batches to validate on after each epoch, unshuffled.
+        epochs: Total number of epochs.
+        steps_per_epoch: Batches an epoch.
+        run_dir: The run folder.
+
+    Returns:
+        The history of all epochs, `{"loss", "accuracy", "val_loss", "val_accuracy"}`, each a list
+        of floats. The losses are plain cross-entropy: without label smoothing and weight penalty,
+        so that runs can be compared.
+
+    Raises:
+        InputError: If the loss is no longer finite.
+    """
+    state = _RunState(run_dir)
+    initial_epoch = completed_epochs(run_dir)
+    if initial_epoch:
+        state.restore(model, initial_epoch)
+        print(f"Going on after epoch {initial_epoch}.", flush=True)
+    if initial_epoch < epochs:
+        model.fit(
+            batches,
+            validation_data=validation,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            shuffle=False,  # the batches are shuffled already
+            callbacks=[keras.callbacks.TerminateOnNaN(), state],
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+    if len(state.history["loss"]) < epochs:
+        raise InputError(
+            "Expected a finite loss, received NaN or infinity in epoch "
+            f"{len(state.history['loss']) + 1}. Try a smaller --learning-rate, or "
+            "--precision float32."
+        )
+    model.load_weights(state.best_path)
+    return state.history
+
+
+def compile_classifier(model, optimizer, *, label_smoothing=0.0):
+    """Compiles a model of one probability for training, in place.
+
+    Args:
+        model: A model that ends in a sigmoid, (batch, 1).
+        optimizer: From `build_optimizer`.
+        label_smoothing: Share by which targets move towards one half in the training loss.
+    """
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing),
+        metrics=["accuracy", keras.metrics.BinaryCrossentropy(name="cross_entropy")],
+    )
+
+
+class _RunState(keras.callbacks.Callback):
+    """Writes after every epoch what a stopped run needs to go on.
+
+    Keras's BackupAndRestore keeps neither the history nor the best epoch, and writes its two files
+    one after the other. Here the order makes every moment safe to stop in: the state's file comes
+    last, and what was written before it is written again, the same, when the epoch is repeated.
+    """
+
+    def __init__(self, run_dir):
+        super().__init__()
+        self._run_dir = pathlib.Path(run_dir)
+        self.best_path = self._run_dir / "state" / "best.weights.h5"
+        self.history = {"loss": [], "accuracy": [], "val_loss": [], "val_accuracy": []}
+
+    def restore(self, model, epoch):
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(_state_path(self._run_dir, epoch))
+        history = read_history(self._run_dir)
+        self.history = {name: history[name][:epoch] for name in self.history}
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            return  # TerminateOnNaN has stopped the run; do not keep what is broken
+        for name, source in (
+            ("loss", "cross_entropy"),
+            ("accuracy", "accuracy"),
+            ("val_loss", "val_cross_entropy"),
+            ("val_accuracy", "val_accuracy"),
+        ):
+            self.history[name].append(float(logs[source]))
+        if self.history["val_loss"][-1] == min(self.history["val_loss"]):
+            self._save(self.best_path)
+        write_history(self._run_dir, self.history)
+        newest = _state_path(self._run_dir, epoch + 1)
+        self._save(newest)
+        for path in _states(self._run_dir):
+            if path != newest:
+                path.unlink()
+
+    def _save(self, path):
+        # Keras insists on this ending, which a temporary name keeps.
+        with atomic_path(path) as temporary:
+            renamed = temporary.with_name(temporary.stem + ".weights.h5")
+            self.model.save_weights(renamed)
+            renamed.replace(temporary)
+
+
+def _states(run_dir):
+    return sorted((pathlib.Path(run_dir) / "state").glob("epoch-*.weights.h5"))
+
+
+def _state_path(run_dir, epoch):
+    return pathlib.Path(run_dir) / "state" / f"epoch-{epoch:04d}.weights.h5"
+
+
+def _epoch_of(path):
+    return int(path.name.split(".")[0].removeprefix("epoch-"))
+
+
+def _has_bfloat16():
+    try:
+        flags = pathlib.Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _seconds_a_convolution(dtype):
+    """Best of five runs of a convolution of VGG16's third block."""
+    images = keras.ops.ones((8, 56, 56, 256), dtype)
+    kernel = keras.ops.ones((3, 3, 256, 256), dtype)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        result = keras.ops.conv(images, kernel, padding="same")
+        float(result[0, 0, 0, 0])  # waits for it
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

@@ -1,0 +1,282 @@
+"""Every layout is read, broken ones give one clear line, and downloads survive breaks."""
+
+import hashlib
+import http.server
+import io
+import threading
+import time
+import zipfile
+
+import pytest
+
+from catsdogs.data import download, sources
+from catsdogs.files import InputError
+
+CONTENT = bytes(range(256)) * 800  # 200 kB
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+def zip_bytes(names):
+    """A zip whose files contain their own names."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"" if name.endswith("/") else name.encode())
+    return buffer.getvalue()
+
+
+def names_in(path):
+    """What a source offers: ({class: file names}, data set name)."""
+    with sources.open_source(path) as source:
+        candidates = source.list_candidates()
+        assert source.num_classes == len(candidates) and list(candidates) == sorted(candidates)
+        return {label: [c.name for c in files] for label, files in candidates.items()}, source.name
+
+
+LAYOUTS = {
+    "kaggle": ["train/cat.10.jpg", "train/cat.9.jpg", "train/dog.0.jpg"],
+    "kaggle at the root": ["cat.10.jpg", "cat.9.jpg", "dog.0.jpg", "sampleSubmission.csv"],
+    "kaggle with test1": ["train/cat.10.jpg", "train/cat.9.jpg", "train/dog.0.jpg", "test1/1.jpg"],
+    "microsoft": [
+        "PetImages/Cat/10.jpg", "PetImages/Cat/9.jpg", "PetImages/Dog/0.jpg",
+        "PetImages/Cat/Thumbs.db", "PetImages/", "PetImages/Cat/", "readme[1].txt",
+    ],
+    "windows": ["PetImages\\Cat\\10.jpg", "PetImages\\Cat\\9.jpg", "PetImages\\Dog\\0.jpg"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_archives_of_dogs_vs_cats(tmp_path, layout):
+    path = tmp_path / "some.zip"
+    path.write_bytes(zip_bytes(LAYOUTS[layout]))
+    expected = {"cat": ["cat.9.jpg", "cat.10.jpg"], "dog": ["dog.0.jpg"]}
+    assert names_in(path) == (expected, "dogs-vs-cats")
+
+
+def test_nested_kaggle_archive(tmp_path):
+    path = tmp_path / "dogs-vs-cats.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("test1.zip", zip_bytes(["test1/1.jpg"]))
+        archive.writestr("train.zip", zip_bytes(["train/cat.1.jpg", "train/dog.2.jpg"]))
+        archive.writestr("sampleSubmission.csv", "id,label")
+    with sources.open_source(path) as source:
+        candidates = source.list_candidates()
+        assert source.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert candidates["dog"][0].read() == b"train/dog.2.jpg"
+        assert candidates["cat"][0].num_bytes == len("train/cat.1.jpg")
+
+
+def test_folder_with_a_folder_a_class(tmp_path):
+    for name in ["Owl/b10.png", "Owl/b9.png", "Owl/.hidden.png", "Emu/x.jpg", "Emu/young/x.jpg"]:
+        file = tmp_path / "birds" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name)
+    (tmp_path / "birds" / "notes.txt").write_text("beside the classes")
+    names, dataset = names_in(tmp_path / "birds")
+    assert names == {"emu": ["x.jpg", "young-x.jpg"], "owl": ["b9.png", "b10.png"]}
+    assert dataset == "birds"
+
+
+def test_flat_folder_of_kaggle_files(tmp_path):
+    for name in ["cat.2.jpg", "cat.1.jpg", "dog.7.JPG"]:
+        (tmp_path / name).write_text(name)
+    expected = {"cat": ["cat.1.jpg", "cat.2.jpg"], "dog": ["dog.7.JPG"]}
+    assert names_in(tmp_path) == (expected, "dogs-vs-cats")
+
+
+def test_a_folders_fingerprint_is_its_content(tmp_path):
+    def fingerprint():
+        with sources.open_source(tmp_path / "pets") as source:
+            return source.fingerprint
+
+    for label in ("cat", "dog"):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        (tmp_path / "pets" / label / "1.jpg").write_text(label)
+    before = fingerprint()
+    (tmp_path / "pets").rename(tmp_path / "moved")
+    (tmp_path / "moved").rename(tmp_path / "pets")
+    assert fingerprint() == before
+    (tmp_path / "pets" / "dog" / "1.jpg").write_text("god")  # the same size
+    assert fingerprint() != before
+
+
+def test_hostile_names_stay_inside(tmp_path):
+    path = tmp_path / "evil.zip"
+    names = ["../../cat/1.jpg", "/etc/../dog/2.jpg", "cat/../../../3.jpg", "..\\..\\dog\\4.jpg"]
+    path.write_bytes(zip_bytes(["cat/0.jpg", "dog/0.jpg", *names]))
+    expected = {"cat": ["0.jpg", "1.jpg", "3.jpg"], "dog": ["0.jpg", "4.jpg"], "etc": ["dog-2.jpg"]}
+    assert names_in(path)[0] == expected
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        (["cat/1.jpg", "dog/"], "dog 0"),
+        (["cat/1.jpg"], "none"),
+        (["readme.txt"], "none"),
+        ([], "none"),
+        (["train/cat/1.jpg", "validation/cat/2.jpg"], "split already"),
+        (["cat/1.jpg", "CAT/1.jpg", "dog/1.jpg"], "received two"),
+    ],
+)
+def test_unusable_layouts(tmp_path, names, complaint):
+    (tmp_path / "a.zip").write_bytes(zip_bytes(names))
+    with pytest.raises(InputError, match=complaint) as caught:
+        names_in(tmp_path / "a.zip")
+    assert "\n" not in str(caught.value)
+
+
+def test_empty_class_folder(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "cat" / "1.jpg").write_text("x")
+    (tmp_path / "dog" / ".DS_Store").write_text("x")
+    with pytest.raises(InputError, match="cat 1, dog 0"):
+        names_in(tmp_path)
+
+
+def test_broken_archives(tmp_path):
+    whole = zip_bytes(["train/cat.1.jpg", "train/dog.1.jpg"])
+    (tmp_path / "truncated.zip").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.zip").write_text("this is no archive")
+    (tmp_path / "empty.zip").write_bytes(b"")
+    with zipfile.ZipFile(tmp_path / "nested.zip", "w") as archive:
+        archive.writestr("train.zip", whole[: len(whole) // 2])
+    for name in ("truncated", "text", "empty", "nested"):
+        with pytest.raises(InputError, match="truncated or other file") as caught:
+            names_in(tmp_path / f"{name}.zip")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="found nothing"):
+        names_in(tmp_path / "missing.zip")
+
+
+def test_damaged_entry_is_an_input_error(tmp_path):
+    damaged = bytearray(zip_bytes(["cat.1.jpg", "dog.1.jpg"]))
+    damaged[30 + len("cat.1.jpg")] ^= 1  # first byte of the first file's content
+    (tmp_path / "a.zip").write_bytes(damaged)
+    with sources.open_source(tmp_path / "a.zip") as source:
+        candidates = source.list_candidates()
+        assert candidates["dog"][0].read() == b"dog.1.jpg"
+        with pytest.raises(InputError, match="cannot be read"):
+            candidates["cat"][0].read()
+
+
+def test_only_one_source_at_a_time():
+    with pytest.raises(InputError, match="received several"):
+        sources.open_pictures(archive="a.zip", sketches=True)
+
+
+def test_the_microsoft_archive_is_not_fetched_before_it_is_needed(tmp_path, monkeypatch):
+    def fail(folder):
+        raise InputError("no network")
+
+    monkeypatch.setattr(sources, "download_archive", fail)
+    with sources.open_microsoft(tmp_path) as source:
+        assert (source.name, source.fingerprint) == ("dogs-vs-cats", download.MICROSOFT_SHA256)
+        with pytest.raises(InputError, match="no network"):
+            source.list_candidates()
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves CONTENT; `server.behaviours` says how badly each request is answered."""
+
+    def do_GET(self):
+        behaviour = self.server.behaviours.pop(0) if self.server.behaviours else "well"
+        start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        self.server.starts.append(start)
+        if behaviour == "silent":
+            time.sleep(0.6)
+            return
+        if behaviour == "missing":
+            self.send_error(404)
+            return
+        body = b"<html>Please log in</html>" if behaviour == "login page" else CONTENT
+        if behaviour == "other content":
+            body = bytes(len(CONTENT))
+        if behaviour in ("ignores range", "login page"):
+            self.send_response(200)
+        else:
+            self.send_response(206)
+            total = len(body)
+            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+            body = body[start:]
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if behaviour == "breaks" else body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        server.behaviours, server.starts = [], []
+        server.url = f"http://127.0.0.1:{server.server_port}/cats.zip"
+        # Polling often makes shutdown() quick.
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def fetch(folder, server):
+    return download.download_archive(folder, url=server.url, sha256=SHA256, size=len(CONTENT))
+
+
+def test_download(tmp_path, server, capsys):
+    path = fetch(tmp_path / "new", server)
+    assert path == tmp_path / "new" / "cats.zip" and path.read_bytes() == CONTENT
+    assert "Downloading" in capsys.readouterr().err
+    fetch(tmp_path / "new", server)
+    assert server.starts == [0]  # the second call found it
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_download_resumes_after_breaks(tmp_path, server):
+    server.behaviours = ["breaks", "breaks"]
+    assert fetch(tmp_path, server).read_bytes() == CONTENT
+    assert server.starts == [0, 102400, 153600]
+
+
+def test_download_resumes_in_a_later_run(tmp_path, server):
+    (tmp_path / "cats.zip.part").write_bytes(CONTENT[:5000])
+    assert fetch(tmp_path, server).read_bytes() == CONTENT
+    assert server.starts == [5000]
+
+
+def test_download_starts_over_when_ranges_are_ignored(tmp_path, server):
+    (tmp_path / "cats.zip.part").write_bytes(CONTENT[:5000])
+    server.behaviours = ["ignores range"]
+    assert fetch(tmp_path, server).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "complaint"),
+    [
+        ("other content", "SHA-256"),
+        ("login page", "offers 26 bytes"),
+        ("missing", "Not Found"),
+        ("silent", "timed out"),
+    ],
+)
+def test_download_failures_name_the_other_ways(tmp_path, server, monkeypatch, behaviour, complaint):
+    monkeypatch.setattr(download, "_TIMEOUT", 0.3)
+    server.behaviours = [behaviour] * 9
+    with pytest.raises(InputError, match=complaint) as caught:
+        fetch(tmp_path, server)
+    for way in ("--archive", "--folder", "--sketches"):
+        assert way in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "cats.zip").exists()
+
+
+def test_refused_connection_is_answered_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    begin = time.monotonic()
+    with pytest.raises(InputError, match=r"refused.*--sketches"):
+        download.download_archive(tmp_path, url="http://127.0.0.1:9/cats.zip")
+    assert time.monotonic() - begin < 3
