@@ -12,9 +12,7 @@ from catsdogs import cli, config
 
 def main():
     settings, places = cli.parse_stage(config.FEATURE_EXTRACT, __doc__)
-    from catsdogs import stages  # TensorFlow takes seconds to load, so --help does without
-
-    run_dir, metrics = stages.train_feature_extract(
+    run_dir, metrics = cli.load_stages().train_feature_extract(
         settings, places.data_dir, places.run_dir, resume=places.resume
     )
     cli.print_outcome(run_dir, metrics)

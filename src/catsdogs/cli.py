@@ -4,15 +4,27 @@ import contextlib
 import dataclasses
 import errno
 import io
+import itertools
+import logging
 import os
 import pathlib
 import sys
+import tempfile
 
 import tyro
 
 from catsdogs.files import InputError
 
-__all__ = ["StagePlaces", "parse", "parse_stage", "print_outcome", "run"]
+__all__ = [
+    "StagePlaces",
+    "load_stages",
+    "parse",
+    "parse_stage",
+    "print_evaluation",
+    "print_outcome",
+    "require_runs",
+    "run",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +66,13 @@ def parse(arguments_class, description, default=None):
         lines = [line.strip("│╭╮╰╯─ ") for line in complaint.getvalue().splitlines()]
         lines = [line for line in lines[1:] if line]
         hint = next(
-            (f" Perhaps you meant {after}." for line, after in zip(lines, lines[1:], strict=False)
-             if line.startswith("Perhaps you meant")), ""
-        )  # fmt: skip
+            (
+                f" Perhaps you meant {following}."
+                for line, following in itertools.pairwise(lines)
+                if line.startswith("Perhaps you meant")
+            ),
+            "",
+        )
         raise InputError(f"{lines[0]}.{hint} See --help.") from None
 
 
@@ -91,13 +107,45 @@ def parse_stage(presets, description):
     return arguments.config, arguments.places
 
 
+def load_stages():
+    """Imports `catsdogs.stages`, and TensorFlow with it, without the chatter.
+
+    Loading takes seconds, so scripts do it only once the command line is known to be good. While
+    TensorFlow loads it tells of processor features and missing GPUs, in words that look like
+    errors and that no environment variable silences.
+
+    Returns:
+        The module.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Every model that extracts features is traced anew, which is meant.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    with tempfile.TemporaryFile() as chatter:
+        sys.stderr.flush()
+        stderr = os.dup(2)
+        os.dup2(chatter.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            from catsdogs import stages
+
+            tf.config.list_logical_devices()  # the last chatter comes with the devices
+        except BaseException:
+            chatter.seek(0)
+            os.write(stderr, chatter.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+    return stages
+
+
 def run(main):
     """Runs a script's `main` and ends the process.
 
     Exit codes: 0 done; 2 the input cannot be used, the disk is full or the folder read-only, each
     said in one line; 130 stopped with Ctrl-C.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no banner about CPU features
     script = pathlib.Path(sys.argv[0]).name
     try:
         main()
@@ -128,3 +176,42 @@ def print_outcome(run_dir, metrics):
         f"Results: {run_dir}\n"
         f"Next: python scripts/evaluate.py {run_dir}"
     )
+
+
+def print_evaluation(metrics):
+    """Prints the test figures of evaluated runs as a table, and how each one errs.
+
+    Args:
+        metrics: `{run folder: metrics with "test"}`.
+    """
+    width = max(len(str(run)) for run in metrics)
+    print(
+        f"{'run':<{width}}  {'test accuracy':>13}  {'95 % interval':>17}  {'loss':>6}  {'AUC':>7}"
+    )
+    for run, found in metrics.items():
+        test = found["test"]
+        low, high = test["accuracy_interval95"]
+        drawings = "  (drawings)" if found["drawings"] else ""
+        print(
+            f"{run!s:<{width}}  {test['accuracy']:>13.1%}  {low:>7.1%} to {high:>6.1%}  "
+            f"{test['loss']:>6.3f}  {test['roc_auc']:>7.4f}{drawings}"
+        )
+    for run, found in metrics.items():
+        (cats, cats_wrong), (dogs_wrong, dogs) = found["test"]["confusion_matrix"]
+        first, second = found["classes"]
+        print(
+            f"{run}: {cats_wrong} of {cats + cats_wrong} {first} pictures taken for {second}, "
+            f"{dogs_wrong} of {dogs + dogs_wrong} {second} pictures taken for {first}"
+        )
+
+
+def require_runs(run_dirs):
+    """Checks that at least one run folder was named, before anything slow is imported.
+
+    Raises:
+        InputError: If none was.
+    """
+    if not run_dirs:
+        raise InputError(
+            "Expected at least one run folder, received none. Example: runs/dogs-vs-cats/*."
+        )

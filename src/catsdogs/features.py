@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from catsdogs.data.pipeline import image_view
+from catsdogs.data.progress import Progress
 from catsdogs.models import split_base
 from catsdogs.weights import VGG16_DIGEST
 
@@ -128,15 +129,12 @@ def _extract(path, model, load, num_rows, label):
         finished = (file.tell() - start_of_data) // row_bytes // _BATCH_SIZE * _BATCH_SIZE
         file.truncate(start_of_data + finished * row_bytes)
 
-        print(label, flush=True)
-        progress = keras.utils.Progbar(num_rows, unit_name="image")
-        for start in range(finished, num_rows, _BATCH_SIZE):
-            rows = slice(start, min(start + _BATCH_SIZE, num_rows))
-            activations = keras.ops.convert_to_numpy(
-                model.predict_on_batch(np.asarray(load(rows), np.float32))
-            )
-            file.write(activations.astype("<f2").tobytes())
-            progress.update(rows.stop)
+        with Progress(f"Computing {label}", num_rows) as progress:
+            for start in range(finished, num_rows, _BATCH_SIZE):
+                rows = slice(start, min(start + _BATCH_SIZE, num_rows))
+                activations = model.predict_on_batch(np.asarray(load(rows), np.float32))
+                file.write(activations.astype("<f2").tobytes())
+                progress.update(rows.stop)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

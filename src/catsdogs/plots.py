@@ -55,7 +55,7 @@ _STYLE = {
 }
 _MAX_BYTES = 150_000  # figures are committed and shown on a web page
 # What is tried to stay under it: dots per inch, colours of a PNG (None: all), quality of a JPEG.
-_RENDERINGS = ((160, None, 90), (160, 256, 85), (120, 256, 80), (90, 256, 75))
+_RENDERINGS = ((160, None, 90), (160, 256, 85), (120, 256, 80), (90, 256, 70))
 _LONGEST_LAG = 0.05  # of a run; a longer average would show its own lag and little else
 _LOWEST_ERROR = 0.001  # the ladder's scale is logarithmic in the error and needs an end
 _VALIDATION = {"linewidth": 2.2, "linestyle": "-"}
@@ -89,7 +89,7 @@ def smooth(values, factor=0.8):
         ValueError: If `factor` is out of range.
 
     Reference:
-        Chollet, *Deep Learning with Python*, first edition, listing 5.27.
+        Chollet, *Deep Learning with Python*, first edition, chapter 5.
     """
     if not 0 <= factor < 1:
         raise ValueError(f"Expected a smoothing factor in [0, 1). Received: factor={factor}")
@@ -301,10 +301,14 @@ def plot_results(summary_rows, published=()):
         `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If there are no rows.
+        ValueError: If there are no rows, or one is of an unknown stage.
     """
-    if not summary_rows:
-        raise ValueError(f"Expected at least one row. Received: summary_rows={summary_rows}")
+    stages = {row["stage"] for row in summary_rows}
+    if not stages or stages - _STAGES.keys():
+        raise ValueError(
+            f"Expected at least one row, of stages {', '.join(_STAGES)}. "
+            f"Received: {len(summary_rows)} rows of stages {sorted(stages)}"
+        )
     lines = _ladder_lines(summary_rows, published)
     figure = Figure(figsize=(10, 1.5 + 0.27 * len(lines)), layout="constrained")
     axes = figure.subplots()
@@ -360,7 +364,7 @@ def plot_results(summary_rows, published=()):
 def save_figure(figure, path):
     """Writes a figure, atomically and small enough for a web page.
 
-    Of a few renderings the sharpest one under 150 kB is kept, or else the smallest. JPEG is for
+    Of a few renderings the sharpest one under 150 kB is kept, or else the last. JPEG is for
     grids of photographs, PNG for all else.
 
     Args:

@@ -1,12 +1,12 @@
 """The run folder: everything a run leaves behind, so that it can be trusted and repeated.
 
-    config.json        every setting
-    environment.json   commit, versions, processor
-    history.csv        loss and accuracy of each epoch, training and validation
-    metrics.json       what came out: best epoch, validation, seconds, memory; test once evaluated
-    model.keras        the model of the best epoch, safe to load
-    curves.png         the history as a picture
-    state/             only while the run goes on: what `--resume` needs
+config.json        every setting
+environment.json   commit, versions, processor
+history.csv        loss and accuracy of each epoch, training and validation
+metrics.json       what came out: best epoch, validation, seconds, memory; test once evaluated
+model.keras        the model of the best epoch, safe to load
+curves.png         the history as a picture
+state/             only while the run goes on: what `--resume` needs
 """
 
 import csv

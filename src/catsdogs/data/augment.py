@@ -149,9 +149,7 @@ def _warp(images, matrices, side, size):
 
 def _colour(images, random):
     factors = 1 + _COLOUR * _signed(random[:, 11:14])
-    brightness, contrast, saturation = (
-        factors[:, i, None, None, None] for i in range(3)
-    )
+    brightness, contrast, saturation = (factors[:, i, None, None, None] for i in range(3))
     gains = (1 + _CHANNEL * _signed(random[:, 14:17]))[:, None, None, :]
     images = images * (brightness * gains)
     grey = tf.reduce_mean(images, axis=3, keepdims=True)

@@ -18,10 +18,10 @@ class Progress:
 
     def __init__(self, label, total, unit="", scale=1):
         self._label, self._total, self._unit, self._scale = label, total, unit, scale
-        self._shown = 0.0
+        self._done = 0
+        self._shown = 0.0  # when the line was last rewritten, seconds
 
     def __enter__(self):
-        self._done = 0
         return self
 
     def __exit__(self, *exception):

@@ -202,7 +202,8 @@ def _list_sizes(sizes):
 
 def _existing_manifest(data_dir, overwrite):
     """The manifest of the data set in `data_dir`, or `None` if there is nothing to respect."""
-    if not data_dir.exists():
+    nearest = next(place for place in (data_dir, *data_dir.parents) if place.exists())
+    if nearest != data_dir and nearest.is_dir():
         return None
     if (data_dir / "manifest.json").is_file():
         try:
@@ -211,7 +212,7 @@ def _existing_manifest(data_dir, overwrite):
             if overwrite:
                 return None
             raise
-    if not data_dir.is_dir() or any(data_dir.iterdir()):
+    if not nearest.is_dir() or any(nearest.iterdir()):
         # Whatever this is, it was not made here, so not even --overwrite deletes it.
         raise InputError(
             f"Expected a new or empty folder or a prepared data set at {data_dir}, received "

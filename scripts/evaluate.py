@@ -1,0 +1,39 @@
+"""Measures finished runs on the test split: loss, accuracy with its interval, ROC AUC, confusion.
+
+Examples:
+    python scripts/evaluate.py runs/dogs-vs-cats/finetune-best-augmented-seed0
+    python scripts/evaluate.py runs/dogs-vs-cats/*            several runs, one table
+    python scripts/evaluate.py runs/dogs-vs-cats/* --json     the same for a program to read
+"""
+
+import dataclasses
+import json
+
+import tyro
+
+from catsdogs import cli
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Run folders."""
+    data_dir: str | None = None
+    """Prepared data set; by default the one that each run was trained on."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def main():
+    arguments = cli.parse(Arguments, __doc__)
+    cli.require_runs(arguments.runs)
+    evaluate = cli.load_stages().evaluate
+    metrics = {run: evaluate(run, arguments.data_dir) for run in arguments.runs}
+    if arguments.json:
+        print(json.dumps({run: found["test"] for run, found in metrics.items()}, indent=2))
+    else:
+        cli.print_evaluation(metrics)
+
+
+if __name__ == "__main__":
+    cli.run(main)

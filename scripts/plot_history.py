@@ -1,0 +1,41 @@
+"""Plots accuracy and loss over epochs, training and validation, raw and smoothed.
+
+Examples:
+    python scripts/plot_history.py runs/dogs-vs-cats/scratch-textbook-book-seed0
+    python scripts/plot_history.py runs/dogs-vs-cats/scratch-* --output scratch.png
+    python scripts/plot_history.py runs/dogs-vs-cats/scratch-* --smoothing 0.9 --show
+"""
+
+import dataclasses
+import pathlib
+
+import tyro
+
+from catsdogs import cli, plots, runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Run folders; several are drawn over each other."""
+    output: str = "history.png"
+    """Picture to write."""
+    smoothing: float = 0.8
+    """Weight of the past in the exponential moving average, from 0 to below 1."""
+    show: bool = False
+    """Also open the picture in a window."""
+
+
+def main():
+    arguments = cli.parse(Arguments, __doc__)
+    cli.require_runs(arguments.runs)
+    histories = {pathlib.Path(run).name: runs.read_history(run) for run in arguments.runs}
+    figure = plots.plot_history(histories, smoothing=arguments.smoothing)
+    plots.save_figure(figure, arguments.output)
+    print(arguments.output)
+    if arguments.show:
+        plots.show_figure(figure)
+
+
+if __name__ == "__main__":
+    cli.run(main)

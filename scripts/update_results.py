@@ -1,0 +1,29 @@
+"""Adds evaluated runs to results/, then makes the summary, the picture and the README's table.
+
+Examples:
+    python scripts/update_results.py runs/dogs-vs-cats/*    add these runs' evidence
+    python scripts/update_results.py                        only make the summary and table anew
+"""
+
+import dataclasses
+
+import tyro
+
+from catsdogs import cli, results
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Run folders to add."""
+
+
+def main():
+    arguments = cli.parse(Arguments, __doc__)
+    results.add_runs(arguments.runs)
+    results.update()
+    print("results/summary.json\nresults/ladder.png\nREADME.md")
+
+
+if __name__ == "__main__":
+    cli.run(main)

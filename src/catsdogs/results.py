@@ -1,0 +1,181 @@
+"""The evidence under `results/`, its summary, and the README's table made from it.
+
+results/DATASET/RUN/metrics.json, history.csv, curves.png    copied from a run folder
+results/summary.json                                         one object a recipe
+results/ladder.png                                           the same as a picture
+"""
+
+import json
+import pathlib
+import shutil
+import statistics
+
+from catsdogs import config as presets
+from catsdogs import plots, runs
+from catsdogs.evaluation import summarize_seeds
+from catsdogs.files import InputError, atomic_folder, atomic_path, read_json, write_json
+
+__all__ = ["add_runs", "readme_with_table", "summarize", "update"]
+
+_PRESETS = {
+    "scratch": presets.SCRATCH,
+    "feature_extract": presets.FEATURE_EXTRACT,
+    "finetune": presets.FINETUNE,
+}
+_TITLES = {
+    "scratch": "From scratch",
+    "feature_extract": "Feature extraction",
+    "finetune": "Fine-tuning",
+}
+_BEGIN, _END = "<!-- results table: begin -->", "<!-- results table: end -->"
+# Settings that do not make another recipe.
+_NOT_SETTINGS = ("preset", "variant", "augmentation", "seed", "smoke", "weights", "start")
+# Best figures for 2,000 training images in the three editions of Deep Learning with Python.
+_PUBLISHED = (
+    ("book, 2nd ed., scratch + augmentation", 0.835),
+    ("book, 3rd ed., small Xception from scratch", 0.908),
+    ("book, 2nd ed., VGG16 features + augmentation", 0.975),
+    ("book, 3rd ed., Xception fine-tuned", 0.986),
+)
+
+
+def add_runs(run_dirs, results_dir="results"):
+    """Copies the small evidence of evaluated runs to `results/DATASET/RUN/`.
+
+    Args:
+        run_dirs: Run folders.
+        results_dir: Where the evidence is kept.
+
+    Raises:
+        InputError: If a run is not finished or not evaluated.
+    """
+    for run_dir in map(pathlib.Path, run_dirs):
+        _, metrics = runs.load_run(run_dir)
+        if "test" not in metrics:
+            raise InputError(
+                f"Expected an evaluated run, received {run_dir}, which has no test figures. "
+                f"Run python scripts/evaluate.py {run_dir} first."
+            )
+        with atomic_folder(pathlib.Path(results_dir) / metrics["dataset"] / run_dir.name) as folder:
+            for name in ("metrics.json", "history.csv", "curves.png"):
+                shutil.copyfile(run_dir / name, folder / name)
+
+
+def summarize(results_dir="results"):
+    """Summary rows of all evidence, one a recipe, best last within each stage.
+
+    Returns:
+        A list of dictionaries, JSON-ready; accuracies are fractions.
+    """
+    recipes = {}
+    for path in sorted(pathlib.Path(results_dir).glob("*/*/metrics.json")):
+        metrics = read_json(path)
+        settings = _settings(metrics)
+        key = (
+            list(_PRESETS).index(metrics["stage"]), metrics["preset"] != "textbook",
+            metrics["dataset"], metrics["variant"], json.dumps(settings, sort_keys=True),
+        )  # fmt: skip
+        recipes.setdefault(key, []).append((path.parent, metrics))
+    return [_row(recipes[key], pathlib.Path(results_dir)) for key in sorted(recipes)]
+
+
+def readme_with_table(readme, summary):
+    """The README's text with its results table made anew.
+
+    Args:
+        readme: The README's text, with the two marker lines.
+        summary: Rows from `summarize`.
+
+    Raises:
+        InputError: If the markers are missing.
+    """
+    if readme.count(_BEGIN) != 1 or readme.count(_END) != 1:
+        raise InputError(f"Expected the lines {_BEGIN} and {_END} once each in the README.")
+    before, rest = readme.split(_BEGIN)
+    _, after = rest.split(_END)
+    return f"{before}{_BEGIN}\n{_table(summary)}\n{_END}{after}"
+
+
+def update(root="."):
+    """Writes `results/summary.json`, `results/ladder.png` and the README's table."""
+    root = pathlib.Path(root)
+    summary = summarize(root / "results")
+    write_json(root / "results" / "summary.json", summary)
+    plots.save_figure(plots.plot_results(summary, _PUBLISHED), root / "results" / "ladder.png")
+    readme = readme_with_table((root / "README.md").read_text(encoding="utf-8"), summary)
+    with atomic_path(root / "README.md") as path:
+        path.write_text(readme, encoding="utf-8")
+
+
+def _settings(metrics):
+    """What differs from the preset, seed and variant aside."""
+    preset = _PRESETS[metrics["stage"]][metrics["preset"]]
+    return {
+        name: value
+        for name, value in metrics["config"].items()
+        if name not in _NOT_SETTINGS and value != getattr(preset, name)
+    }
+
+
+def _row(members, results_dir):
+    members = sorted(members, key=lambda member: member[1]["config"]["seed"])
+    first = members[0][1]
+    tests = [metrics["test"] for _, metrics in members]
+    values = [test["accuracy"] for test in tests]
+
+    def mean_seconds(cold):
+        seconds = [metrics["wall_seconds"] for _, metrics in members if metrics["cold"] == cold]
+        return round(statistics.fmean(seconds), 1) if seconds else None
+
+    environment = first["environment"]
+    commits = sorted({metrics["environment"]["commit"] for _, metrics in members})
+    return {
+        "stage": first["stage"],
+        "preset": first["preset"],
+        "variant": first["variant"],
+        "dataset": first["dataset"],
+        "settings": _settings(first),
+        "image_size": first["image_size"],
+        "seeds": [metrics["config"]["seed"] for _, metrics in members],
+        "test_accuracy": summarize_seeds(values, tests[0]["num_images"]),
+        "val_accuracy": statistics.fmean(m["validation"]["accuracy"] for _, m in members),
+        "wall_seconds": mean_seconds(cold=True),
+        "warm_wall_seconds": mean_seconds(cold=False),
+        "peak_rss_mb": max(metrics["peak_rss_mb"] for _, metrics in members),
+        "hardware": f"{environment['cores']} cores, {environment['processor']}",
+        "precision": first["precision"],
+        "commit": commits[0] if len(commits) == 1 else commits,
+        "evidence": [path.relative_to(results_dir).as_posix() for path, _ in members],
+    }
+
+
+def _table(summary):
+    lines = [
+        "| stage | recipe | image | test accuracy | 95 % interval | validation | minutes, cold "
+        "| minutes, features cached | peak memory | runs |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in summary:
+        accuracy = row["test_accuracy"]
+        low, high = accuracy["interval95"]
+        recipe = f"`{row['preset']}` {row['variant']}".replace("_", " ")
+        if row["dataset"] != "dogs-vs-cats":
+            recipe += f" on {row['dataset']}"
+        recipe += "".join(f", {k.replace('_', ' ')} {v}" for k, v in row["settings"].items())
+        spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.1f}"
+        links = " ".join(
+            f"[{seed}](results/{place}/metrics.json)"
+            for seed, place in zip(row["seeds"], row["evidence"], strict=True)
+        )
+        lines.append(
+            f"| {_TITLES[row['stage']]} | {recipe} | {row['image_size']}² "
+            f"| **{100 * accuracy['mean']:.1f} %**{spread} | {100 * low:.1f} to {100 * high:.1f} "
+            f"| {100 * row['val_accuracy']:.1f} % | {_minutes(row['wall_seconds'])} "
+            f"| {_minutes(row['warm_wall_seconds'])} | {row['peak_rss_mb'] / 1000:.1f} GB "
+            f"| seed {links} |"
+        )
+    return "\n".join(lines)
+
+
+def _minutes(seconds):
+    return "" if seconds is None else f"{seconds / 60:.1f}"
