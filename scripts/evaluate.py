@@ -27,7 +27,7 @@ class Arguments:
 def main():
     arguments = cli.parse(Arguments, __doc__)
     cli.require_runs(arguments.runs)
-    evaluate = cli.load_stages().evaluate
+    evaluate = cli.load_quietly("catsdogs.stages").evaluate
     metrics = {run: evaluate(run, arguments.data_dir) for run in arguments.runs}
     if arguments.json:
         print(json.dumps({run: found["test"] for run, found in metrics.items()}, indent=2))

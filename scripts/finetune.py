@@ -12,7 +12,7 @@ from catsdogs import cli, config
 
 def main():
     settings, places = cli.parse_stage(config.FINETUNE, __doc__)
-    run_dir, metrics = cli.load_stages().finetune(
+    run_dir, metrics = cli.load_quietly("catsdogs.stages").finetune(
         settings, places.data_dir, places.run_dir, resume=places.resume
     )
     cli.print_outcome(run_dir, metrics)

@@ -11,7 +11,8 @@ import pathlib
 
 import tyro
 
-from catsdogs import cli, plots, runs
+from catsdogs import cli, figures, runs
+from catsdogs.history_plot import plot_history
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +31,11 @@ def main():
     arguments = cli.parse(Arguments, __doc__)
     cli.require_runs(arguments.runs)
     histories = {pathlib.Path(run).name: runs.read_history(run) for run in arguments.runs}
-    figure = plots.plot_history(histories, smoothing=arguments.smoothing)
-    plots.save_figure(figure, arguments.output)
+    figure = plot_history(histories, arguments.smoothing)
+    figures.save_figure(figure, arguments.output)
     print(arguments.output)
     if arguments.show:
-        plots.show_figure(figure)
+        figures.show_figure(figure)
 
 
 if __name__ == "__main__":

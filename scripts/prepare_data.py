@@ -6,10 +6,10 @@ Examples:
   python scripts/prepare_data.py
   python scripts/prepare_data.py --archive ~/Downloads/dogs-vs-cats.zip
   python scripts/prepare_data.py --folder my_pictures --train 300 --validation 100 --test 100
-  python scripts/prepare_data.py --sketches
+  python scripts/prepare_data.py --sketches --preview
 """
 
-from catsdogs.cli import parse, run
+from catsdogs.cli import load_quietly, parse, run
 from catsdogs.config import PrepareConfig
 from catsdogs.data.sources import open_pictures
 from catsdogs.data.splits import prepare
@@ -28,6 +28,9 @@ def main():
         manifest = prepare(source, data_dir, **sizes, overwrite=config.overwrite)
     print(manifest.describe())
     print(f"Prepared in {data_dir}")
+    if config.preview:
+        preview = load_quietly("catsdogs.preview")
+        print(f"Augmentation shown in {preview.save_augmentation_preview(data_dir)}")
 
 
 if __name__ == "__main__":

@@ -9,17 +9,11 @@ import pytest
 from matplotlib.colors import to_hex
 
 from catsdogs.evaluation import roc_auc, roc_curve, summarize_seeds
+from catsdogs.figures import save_figure, show_figure
 from catsdogs.files import InputError
-from catsdogs.plots import (
-    plot_confusion_matrix,
-    plot_history,
-    plot_image_grid,
-    plot_results,
-    plot_roc,
-    save_figure,
-    show_figure,
-    smooth,
-)
+from catsdogs.history_plot import plot_history, smooth
+from catsdogs.ladder_plot import plot_results
+from catsdogs.plots import plot_confusion_matrix, plot_image_grid, plot_roc
 
 
 def make_history(num_epochs, seed=0):
@@ -67,7 +61,8 @@ def test_smooth_is_the_books_average():
 def test_history_marks_the_epoch_of_least_validation_loss(tmp_path):
     history = make_history(40)
     best = int(np.argmin(history["val_loss"]))
-    figure = plot_history({"scratch": history}, tmp_path / "curves.png")
+    figure = plot_history({"scratch": history})
+    save_figure(figure, tmp_path / "curves.png")
     for axes, key in zip(figure.axes, ("val_accuracy", "val_loss"), strict=True):
         (ring,) = rings_of(axes)
         assert ring.get_xydata().tolist() == [[best + 1, history[key][best]]]
@@ -184,5 +179,5 @@ def test_no_display_is_one_line(monkeypatch):
 
 
 def test_import_opens_no_window_toolkit():
-    code = "import sys, catsdogs.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, catsdogs.ladder_plot, catsdogs.history_plot, catsdogs.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

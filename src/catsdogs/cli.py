@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import importlib
 import io
 import itertools
 import logging
@@ -17,7 +18,7 @@ from catsdogs.files import InputError
 
 __all__ = [
     "StagePlaces",
-    "load_stages",
+    "load_quietly",
     "parse",
     "parse_stage",
     "print_evaluation",
@@ -56,7 +57,7 @@ def parse(arguments_class, description, default=None):
             return tyro.cli(
                 arguments_class,
                 description=description,
-                config=(tyro.conf.FlagCreatePairsOff,),
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
                 **({} if default is None else {"default": default}),
             )
     except SystemExit as stop:
@@ -107,12 +108,15 @@ def parse_stage(presets, description):
     return arguments.config, arguments.places
 
 
-def load_stages():
-    """Imports `catsdogs.stages`, and TensorFlow with it, without the chatter.
+def load_quietly(module):
+    """Imports a module that needs TensorFlow, without the chatter.
 
     Loading takes seconds, so scripts do it only once the command line is known to be good. While
     TensorFlow loads it tells of processor features and missing GPUs, in words that look like
     errors and that no environment variable silences.
+
+    Args:
+        module: Its name, as in `"catsdogs.stages"`.
 
     Returns:
         The module.
@@ -127,9 +131,8 @@ def load_stages():
         try:
             import tensorflow as tf
 
-            from catsdogs import stages
-
             tf.config.list_logical_devices()  # the last chatter comes with the devices
+            return importlib.import_module(module)
         except BaseException:
             chatter.seek(0)
             os.write(stderr, chatter.read())
@@ -137,7 +140,6 @@ def load_stages():
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-    return stages
 
 
 def run(main):

@@ -11,9 +11,11 @@ import shutil
 import statistics
 
 from catsdogs import config as presets
-from catsdogs import plots, runs
+from catsdogs import runs
 from catsdogs.evaluation import summarize_seeds
+from catsdogs.figures import save_figure
 from catsdogs.files import InputError, atomic_folder, atomic_path, read_json, write_json
+from catsdogs.ladder_plot import plot_results
 
 __all__ = ["add_runs", "readme_with_table", "summarize", "update"]
 
@@ -101,7 +103,7 @@ def update(root="."):
     root = pathlib.Path(root)
     summary = summarize(root / "results")
     write_json(root / "results" / "summary.json", summary)
-    plots.save_figure(plots.plot_results(summary, _PUBLISHED), root / "results" / "ladder.png")
+    save_figure(plot_results(summary, _PUBLISHED), root / "results" / "ladder.png")
     readme = readme_with_table((root / "README.md").read_text(encoding="utf-8"), summary)
     with atomic_path(root / "README.md") as path:
         path.write_text(readme, encoding="utf-8")

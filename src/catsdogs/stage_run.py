@@ -9,15 +9,17 @@ import time
 import keras
 
 from catsdogs import config as presets
-from catsdogs import plots, runs, training
+from catsdogs import runs, training
 from catsdogs.data.images import load_split
 from catsdogs.data.pipeline import evaluation_batches, feature_batches, image_batches
-from catsdogs.data.splits import load_manifest
+from catsdogs.data.splits import find_data_dir, load_manifest
 from catsdogs.evaluation import evaluate_predictions
 from catsdogs.features import FeatureStore
+from catsdogs.figures import save_figure
 from catsdogs.files import InputError, atomic_path, read_json, write_json
+from catsdogs.history_plot import plot_history
 
-__all__ = ["EVALUATION_BATCH", "StageRun", "few", "find_data_dir", "run_name"]
+__all__ = ["EVALUATION_BATCH", "StageRun", "few", "run_name"]
 
 EVALUATION_BATCH = 64
 
@@ -159,7 +161,7 @@ class StageRun:
         with atomic_path(self.run_dir / "model.keras") as path:
             plain.save(path)
         title = f"{self._stage} {config.preset} {self._variant}"
-        plots.save_figure(plots.plot_history({title: history}), self.run_dir / "curves.png")
+        save_figure(plot_history({title: history}), self.run_dir / "curves.png")
         metrics = {
             "stage": self._stage,
             "preset": config.preset,
@@ -185,23 +187,6 @@ class StageRun:
         write_json(self.run_dir / "metrics.json", metrics)
         shutil.rmtree(self.run_dir / "state", ignore_errors=True)
         return self.run_dir, metrics
-
-
-def find_data_dir(data_dir=None):
-    """The data set to use: the one given, or the photographs, or the sketches.
-
-    Raises:
-        InputError: If nothing has been prepared.
-    """
-    if data_dir is not None:
-        return pathlib.Path(data_dir)
-    for name in ("dogs-vs-cats", "sketches"):
-        if (pathlib.Path("data") / name / "manifest.json").exists():
-            return pathlib.Path("data") / name
-    raise InputError(
-        "Expected a prepared data set in data/, found none. Run scripts/prepare_data.py, "
-        "or scripts/prepare_data.py --sketches for drawings that need no network."
-    )
 
 
 def run_name(stage, preset, variant, seed):

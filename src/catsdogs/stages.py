@@ -10,13 +10,15 @@ import pathlib
 import keras
 
 from catsdogs import config as presets
-from catsdogs import models, plots, runs
+from catsdogs import models, runs
 from catsdogs.data.images import load_split
 from catsdogs.data.pipeline import evaluation_batches
 from catsdogs.data.splits import load_manifest
 from catsdogs.evaluation import evaluate_predictions, roc_curve
 from catsdogs.features import CUT
+from catsdogs.figures import save_figure
 from catsdogs.files import InputError, atomic_path, write_json
+from catsdogs.plots import plot_confusion_matrix, plot_roc
 from catsdogs.stage_run import EVALUATION_BATCH, StageRun, few, run_name
 
 __all__ = ["evaluate", "finetune", "load_model", "train_feature_extract", "train_scratch"]
@@ -176,13 +178,13 @@ def evaluate(run_dir, data_dir=None):
         ]
         header = f"file,label,probability_of_{manifest.classes[1]}"
         path.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
-    plots.save_figure(
-        plots.plot_confusion_matrix(metrics["test"]["confusion_matrix"], manifest.classes),
+    save_figure(
+        plot_confusion_matrix(metrics["test"]["confusion_matrix"], manifest.classes),
         run_dir / "confusion.png",
     )
     false_positive_rate, true_positive_rate = roc_curve(labels, probabilities)
-    plots.save_figure(
-        plots.plot_roc(
+    save_figure(
+        plot_roc(
             {run_dir.name: (false_positive_rate, true_positive_rate, metrics["test"]["roc_auc"])}
         ),
         run_dir / "roc.png",

@@ -11,7 +11,7 @@ from catsdogs.data.progress import Progress
 from catsdogs.data.selection import select_pictures
 from catsdogs.files import InputError, atomic_folder, read_json, sha256_of, write_json
 
-__all__ = ["SPLITS", "ImageFile", "Manifest", "load_manifest", "prepare"]
+__all__ = ["SPLITS", "ImageFile", "Manifest", "find_data_dir", "load_manifest", "prepare"]
 
 SPLITS = ("train", "validation", "test")
 
@@ -194,6 +194,23 @@ def load_manifest(data_dir):
             f"Expected the manifest of a data set in {path}. Received: something else ({error!r}). "
             "Make it again with python scripts/prepare_data.py --overwrite."
         ) from None
+
+
+def find_data_dir(data_dir=None):
+    """The data set to use: the one given, or the photographs, or the sketches.
+
+    Raises:
+        InputError: If nothing has been prepared.
+    """
+    if data_dir is not None:
+        return pathlib.Path(data_dir)
+    for name in ("dogs-vs-cats", "sketches"):
+        if (pathlib.Path("data") / name / "manifest.json").exists():
+            return pathlib.Path("data") / name
+    raise InputError(
+        "Expected a prepared data set in data/, found none. Run scripts/prepare_data.py, "
+        "or scripts/prepare_data.py --sketches for drawings that need no network."
+    )
 
 
 def _list_sizes(sizes):

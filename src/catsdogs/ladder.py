@@ -1,0 +1,142 @@
+"""The whole ladder: every stage in turn, each in a process of its own, then one table.
+
+A process of its own gives each stage its true peak memory and seconds, and leaves nothing behind.
+Stages that are finished already are not run again, so a stopped ladder goes on where it was.
+"""
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+
+from catsdogs import runs
+from catsdogs.figures import save_figure
+from catsdogs.files import InputError, read_json
+from catsdogs.history_plot import plot_history
+
+__all__ = ["FULL", "SMALL", "Step", "climb", "print_ladder"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One training run.
+
+    Args:
+        script: Name of the training script, without `.py`.
+        name: Name of the run folder.
+        flags: Flags of the script, besides `--data-dir` and `--run-dir`.
+        start: Name of the run that a fine-tuning starts from, or `None` for its own choice.
+    """
+
+    script: str
+    name: str
+    flags: tuple[str, ...] = ()
+    start: str | None = None
+
+
+def _seeds(script, name, *flags, seeds=(0, 1, 2)):
+    return tuple(
+        Step(script, f"{name}-seed{seed}", (*flags, "--seed", str(seed))) for seed in seeds
+    )
+
+
+# Minutes on two cores: small images and few epochs, to see the ladder climb.
+SMALL = (
+    Step(
+        "train_scratch",
+        "scratch-none",
+        ("--preset", "textbook", "--augmentation", "none", "--dropout", "0", "--image-size", "96",
+         "--epochs", "8"),
+    ),
+    Step(
+        "train_scratch",
+        "scratch-strong",
+        ("--image-size", "80", "--crop-size", "64", "--epochs", "12"),
+    ),
+    Step("train_feature_extract", "feature_extract", ("--image-size", "128", "--epochs", "15")),
+    Step("finetune", "finetune", ("--epochs", "2", "--variant", "cached"), "feature_extract"),
+)  # fmt: skip
+
+# The runs behind the README's table. Fine-tuning makes the heads that it starts from, which are
+# the cached feature extractions of its seeds; seed 3 is there to be timed from a cold start.
+FULL = (
+    *_seeds("train_scratch", "scratch-best-strong", seeds=(0,)),
+    *_seeds("train_scratch", "scratch-textbook-book", "--preset", "textbook", seeds=(0,)),
+    *_seeds("finetune", "finetune-best-augmented"),
+    *_seeds("train_feature_extract", "feature_extract-best-cached"),
+    *_seeds("train_feature_extract", "feature_extract-best-augmented", "--variant", "augmented"),
+)
+
+
+def climb(steps, data_dir, root):
+    """Runs the steps that are not finished yet and evaluates them.
+
+    Args:
+        steps: `SMALL`, `FULL` or other `Step`s.
+        data_dir: A prepared data set.
+        root: Folder for the runs.
+
+    Returns:
+        The run folders, in order.
+
+    Raises:
+        InputError: If a step fails; its own message has been printed by then.
+    """
+    scripts = pathlib.Path(__file__).parents[2] / "scripts"
+    run_dirs = [pathlib.Path(root) / step.name for step in steps]
+    for number, (step, run_dir) in enumerate(zip(steps, run_dirs, strict=True), start=1):
+        print(f"\n[{number}/{len(steps)}] {step.script} {' '.join(step.flags)}", flush=True)
+        if not runs.is_complete(run_dir):
+            command = [scripts / f"{step.script}.py", *step.flags]
+            command += ["--data-dir", data_dir, "--run-dir", run_dir]
+            if step.start:
+                command += ["--start", pathlib.Path(root) / step.start]
+            if (run_dir / "config.json").exists():
+                command += ["--resume"]
+            _run(command, step.name)
+        if "test" not in read_json(run_dir / "metrics.json"):
+            _run([scripts / "evaluate.py", run_dir], f"evaluation of {step.name}")
+    return run_dirs
+
+
+def print_ladder(run_dirs, root):
+    """Prints the table of evaluated runs and writes `history.png`, their curves together.
+
+    Args:
+        run_dirs: Run folders.
+        root: Folder for the picture.
+    """
+    rows = [("stage", "recipe", "test accuracy", "95 % interval", "minutes")]
+    for run_dir in run_dirs:
+        _, metrics = runs.load_run(run_dir)
+        test = metrics["test"]
+        low, high = test["accuracy_interval95"]
+        rows.append((
+            metrics["stage"].replace("_", " "),
+            f"{metrics['preset']} {metrics['variant']}",
+            f"{test['accuracy']:.1%}",
+            f"{low:.1%} to {high:.1%}",
+            f"{metrics['wall_seconds'] / 60:.1f}",
+        ))  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print()
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+    if metrics["drawings"]:
+        print("\nThese figures are for drawings of cats and dogs, not for photographs.")
+
+    picture = pathlib.Path(root) / "history.png"
+    histories = {run_dir.name: runs.read_history(run_dir) for run_dir in run_dirs}
+    save_figure(plot_history(histories), picture)
+    print(f"\nFigures: {picture}")
+    for run_dir in run_dirs:
+        print(f"         {run_dir}/curves.png, confusion.png, roc.png")
+
+
+def _run(command, name):
+    code = subprocess.run([sys.executable, *map(str, command)]).returncode
+    if code:
+        raise InputError(
+            f"Expected {name} to end well, received exit code {code}; what it said stands above. "
+            "The same command goes on from here."
+        )
