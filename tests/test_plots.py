@@ -179,5 +179,6 @@ def test_no_display_is_one_line(monkeypatch):
 
 
 def test_import_opens_no_window_toolkit():
-    code = "import sys, catsdogs.ladder_plot, catsdogs.history_plot, catsdogs.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    modules = "catsdogs.plots, catsdogs.history_plot, catsdogs.ladder_plot"
+    code = f"import sys, {modules}; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -1,0 +1,148 @@
+"""The command line: what scripts accept, what they say of errors, and how fast they start."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from catsdogs import cli, config
+from catsdogs.files import InputError
+
+SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
+
+
+def run_script(name, *arguments, cwd=ROOT):
+    """Runs a script as a person would; returns the finished process, its output as text."""
+    command = [sys.executable, "-W", "error", ROOT / "scripts" / name, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def cpu_seconds(command):
+    """Processor time of a process: unlike the clock's, it does not depend on what else runs."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert finished.returncode == 0, finished.stderr
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, finished.stdout
+
+
+def parse_stage(monkeypatch, presets, *arguments):
+    monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+    return cli.parse_stage(presets, "Trains.")
+
+
+def test_import_is_quick_and_loads_nothing_heavy():
+    heavy = "{'tensorflow', 'keras', 'numpy', 'matplotlib', 'PIL'} & set(sys.modules)"
+    code = f"import sys, catsdogs; sys.exit(bool({heavy}))"
+    seconds, _ = cpu_seconds([sys.executable, "-W", "error", "-c", code])
+    assert seconds < 0.5
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_has_examples_and_needs_no_tensorflow(script):
+    code = (
+        "import atexit, runpy, sys; sys.argv = [sys.argv[1], '--help'];"
+        "atexit.register(lambda: print('loaded:', {'tensorflow', 'keras'} & set(sys.modules)));"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    seconds, output = cpu_seconds(
+        [sys.executable, "-W", "error", "-c", code, ROOT / "scripts" / script]
+    )
+    assert f"python scripts/{script}" in output and "Examples:" in output
+    assert "loaded: set()" in output
+    assert seconds < 2  # 0.2 to 0.9 s, of which matplotlib takes 0.5
+
+
+@pytest.mark.parametrize(
+    "script, flag, hint",
+    [
+        ("train_scratch.py", "--learning-rat=1", "--learning-rate"),
+        ("finetune.py", "--no-such-flag", ""),
+        ("train_feature_extract.py", "--epochs=many", "int"),
+        ("train_scratch.py", "--augmentation=heavy", "strong"),
+        ("prepare_data.py", "--sketchs", "--sketches"),
+        ("plot_history.py", "--smothing=1", "--smoothing"),
+    ],
+)
+def test_bad_flag_is_one_line(script, flag, hint):
+    finished = run_script(script, flag)
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith(f"{script}: ") and line.endswith("See --help.")
+    assert flag.split("=")[0] in line and hint in line
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "plot_history.py"])
+def test_missing_run_is_one_line(script, tmp_path):
+    finished = run_script(script, tmp_path / "no-such-run", cwd=tmp_path)
+    assert finished.returncode == 2 and "no-such-run" in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+    finished = run_script(script, cwd=tmp_path)
+    assert finished.returncode == 2 and "at least one run folder" in finished.stderr
+
+
+def test_missing_data_is_one_line(tmp_path):
+    finished = run_script("train_scratch.py", "--smoke", cwd=tmp_path)
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert "Expected a prepared data set" in line and "--sketches" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flags_change_the_preset_they_come_with(monkeypatch):
+    settings, places = parse_stage(monkeypatch, config.SCRATCH)
+    assert settings == config.SCRATCH["best"]
+    assert places == cli.StagePlaces()
+
+    for words in (["--preset", "textbook"], ["--preset=textbook"]):
+        settings, places = parse_stage(
+            monkeypatch, config.SCRATCH, "--epochs", "7", *words, "--resume", "--seed=3",
+            "--data-dir", "somewhere",
+        )  # fmt: skip
+        assert settings == config.ScratchConfig(
+            **{**vars(config.SCRATCH["textbook"]), "epochs": 7, "seed": 3}
+        )
+        assert places == cli.StagePlaces("somewhere", None, True)
+
+    settings, _ = parse_stage(monkeypatch, config.FINETUNE, "--start", "runs/x", "--smoke")
+    assert (settings.start, settings.smoke, settings.preset) == ("runs/x", True, "best")
+    with pytest.raises(InputError, match="--preset"):
+        parse_stage(monkeypatch, config.SCRATCH, "--preset", "worst")
+
+
+@pytest.mark.parametrize(
+    "error, code, words",
+    [
+        (InputError("Expected a cat, received a dog."), 2, "Expected a cat, received a dog."),
+        (KeyboardInterrupt(), 130, "Stopped"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 2, "No space left on device"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/full/disk"), 2, "/full/disk"),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/locked"), 2, "/locked"),
+    ],
+)
+def test_errors_become_one_line_and_a_code(error, code, words, monkeypatch, capsys):
+    def main():
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["/somewhere/script.py"])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main)
+    assert stop.value.code == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("script.py: ") and words in line
+
+
+def test_a_programming_error_is_not_hidden():
+    def main():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cli.run(main)
+    with pytest.raises(ConnectionError):
+        cli.run(lambda: (_ for _ in ()).throw(ConnectionError()))
