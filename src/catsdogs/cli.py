@@ -63,9 +63,10 @@ def parse(arguments_class, description, default=None):
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-        # tyro explains at length, in a box; its first lines say it all.
-        lines = [line.strip("│╭╮╰╯─ ") for line in complaint.getvalue().splitlines()]
-        lines = [line for line in lines[1:] if line]
+        # tyro explains at length, in a box; what stands above its first rule says it all.
+        lines = [line.strip("│╭╮╰╯─ ") for line in complaint.getvalue().splitlines()][1:]
+        reason = " ".join(itertools.takewhile(bool, lines)).removesuffix(".")
+        lines = [line for line in lines if line]
         hint = next(
             (
                 f" Perhaps you meant {following}."
@@ -74,7 +75,7 @@ def parse(arguments_class, description, default=None):
             ),
             "",
         )
-        raise InputError(f"{lines[0]}.{hint} See --help.") from None
+        raise InputError(f"{reason}.{hint} See --help.") from None
 
 
 def parse_stage(presets, description):

@@ -38,17 +38,15 @@ class FeatureStore:
         conv_base: A model from `build_vgg16_base`, with the ImageNet weights.
         dataset_digest: `Manifest.digest` of the pictures.
         precision: Name of the dtype policy that `conv_base` was built under.
-        seed: Integer; decides the random views.
     """
 
-    def __init__(self, folder, conv_base, *, dataset_digest, precision, seed):
+    def __init__(self, folder, conv_base, *, dataset_digest, precision):
         self._folder = pathlib.Path(folder)
         self._conv_base = conv_base
         self._made = set()
         self.reused = False  # whether a file was there before, for honest timings
         self._last = conv_base.layers[-1].name
         self._image_size = conv_base.input.shape[1]
-        self._seed = seed
         self._key = {
             "format": _FORMAT,
             "keras": keras.version(),
@@ -90,18 +88,15 @@ class FeatureStore:
         return np.load(path, mmap_mode="r")
 
     def _view_loader(self, images, view):
-        return lambda rows: image_view(images, rows, view=view, seed=self._seed)
+        return lambda rows: image_view(images, rows, view)
 
     def _path(self, images, split, view, cut):
-        # The first two views are not random, so they serve every seed.
-        seed = self._seed if view > 1 else None
         content = {
             **self._key,
             "split": split,
             "num_images": len(images),
             "image_size": self._image_size,
             "view": view,
-            "seed": seed,
             "cut": cut,
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -90,7 +90,6 @@ class StageRun:
             conv_base,
             dataset_digest=self._manifest.digest,
             precision=self.precision,
-            seed=self.config.seed,
         )
         return self._store
 

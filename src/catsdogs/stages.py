@@ -15,7 +15,7 @@ from catsdogs.data.images import load_split
 from catsdogs.data.pipeline import evaluation_batches
 from catsdogs.data.splits import load_manifest
 from catsdogs.evaluation import evaluate_predictions, roc_curve
-from catsdogs.features import CUT
+from catsdogs.features import CUT, FeatureStore
 from catsdogs.figures import save_figure
 from catsdogs.files import InputError, atomic_path, write_json
 from catsdogs.plots import plot_confusion_matrix, plot_roc
@@ -117,6 +117,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False):
             f"{started_from['stage']} run. Make one with scripts/train_feature_extract.py."
         )
     stage.precision = start_metrics["precision"]
+    keras.utils.set_random_seed(config.seed)  # the same whether the start was made now or found
     classifier = load_model(start)
     models.unfreeze_block5(classifier)
     image_size = start_metrics["image_size"]
@@ -167,6 +168,16 @@ def evaluate(run_dir, data_dir=None):
     files = manifest.split("test")
     if config["smoke"]:
         images, labels, files = (few(rows, "test") for rows in (images, labels, files))
+    if config["stage"] != "scratch":
+        # The first four blocks are frozen in every run, so all runs share their activations.
+        store = FeatureStore(
+            data_dir / "features",
+            model,
+            dataset_digest=manifest.digest,
+            precision=metrics["precision"],
+        )
+        images = store.features(images, "test", cut=CUT)
+        _, model = models.split_base(model, CUT)
     batches = evaluation_batches(images, labels, batch_size=EVALUATION_BATCH)
     probabilities = model.predict(batches, verbose=0)[:, 0]
 
