@@ -27,6 +27,8 @@ __all__ = [
     "run",
 ]
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
 
 @dataclasses.dataclass(frozen=True)
 class StagePlaces:
@@ -155,11 +157,15 @@ def run(main):
     except InputError as error:
         sys.exit(_say(f"{script}: {error}", 2))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        # HDF5 raises OSErrors of its own, which name the cause only in their text.
+        cause = os.strerror(errno.ENOSPC) if "No space left" in str(error) else error.strerror
+        if error.errno not in _NO_ROOM and cause != os.strerror(errno.ENOSPC):
             raise
-        place = error.filename or "the disk"
-        sys.exit(_say(f"{script}: Expected room and permission to write, received: {error.strerror}"
-                      f" ({place}). Free some space or choose another folder.", 2))  # fmt: skip
+        message = (
+            f"Expected room and permission to write, received: {cause} "
+            f"({error.filename or 'no file named'}). Free some space or choose another folder."
+        )
+        sys.exit(_say(f"{script}: {message}", 2))
     except KeyboardInterrupt:
         sys.exit(_say(f"{script}: Stopped. What was finished is kept.", 130))
 

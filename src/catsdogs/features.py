@@ -6,7 +6,9 @@ file is being made it ends in `.partial`: rows are appended, so its length tells
 finished, and a stopped extraction goes on from there.
 """
 
+import fcntl
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -16,6 +18,7 @@ import numpy as np
 
 from catsdogs.data.pipeline import image_view
 from catsdogs.data.progress import Progress
+from catsdogs.files import InputError
 from catsdogs.models import split_base
 from catsdogs.weights import VGG16_DIGEST
 
@@ -109,17 +112,26 @@ def _extract(path, model, load, num_rows, label):
     partial = path.with_suffix(".npy.partial")
     row_shape = model.output.shape[1:]
     row_bytes = 2 * int(np.prod(row_shape))
-    header = {"descr": "<f2", "fortran_order": False, "shape": (num_rows, *row_shape)}
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f2", "fortran_order": False, "shape": (num_rows, *row_shape)}
+    )
+    start_of_data = header.tell()
 
     # Appending, not a writable memory map: on a full disk that would end in SIGBUS.
     with open(partial, "ab") as file:
-        if file.tell() == 0:
-            np.lib.format.write_array_header_1_0(file, header)
-            file.flush()
-        with open(partial, "rb") as existing:
-            np.lib.format.read_magic(existing)
-            np.lib.format.read_array_header_1_0(existing)
-            start_of_data = existing.tell()
+        try:
+            fcntl.flock(
+                file, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # ends with the process, however it ends
+        except BlockingIOError:
+            raise InputError(
+                f"Expected to be alone in computing {partial.name}, found another process at it. "
+                "Wait until it has finished, then give the same command again."
+            ) from None
+        if file.tell() < start_of_data:
+            file.truncate(0)
+            file.write(header.getvalue())
         # Whole batches only, so that every row is computed in the batch it always is in.
         finished = (file.tell() - start_of_data) // row_bytes // _BATCH_SIZE * _BATCH_SIZE
         file.truncate(start_of_data + finished * row_bytes)

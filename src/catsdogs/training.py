@@ -155,16 +155,21 @@ class _RunState(keras.callbacks.Callback):
         self.history = {name: history[name][:epoch] for name in self.history}
 
     def on_epoch_end(self, epoch, logs=None):
-        if not math.isfinite(logs["loss"]):
-            return  # TerminateOnNaN has stopped the run; do not keep what is broken
+        if not (math.isfinite(logs["loss"]) and math.isfinite(logs["val_loss"])):
+            # Do not keep what is broken. TerminateOnNaN looks at the training loss alone, which
+            # does not know yet of weights that the last step broke.
+            self.model.stop_training = True
+            return
         for name, source in (
             ("loss", "cross_entropy"),
             ("accuracy", "accuracy"),
             ("val_loss", "val_cross_entropy"),
             ("val_accuracy", "val_accuracy"),
         ):
-            self.history[name].append(float(logs[source]))
-        if self.history["val_loss"][-1] == min(self.history["val_loss"]):
+            # The digits that history.csv holds, so that a run that goes on compares the same.
+            self.history[name].append(float(f"{logs[source]:.6g}"))
+        *earlier, val_loss = self.history["val_loss"]
+        if val_loss < min(earlier, default=math.inf):
             self._save(self.best_path)
         write_history(self._run_dir, self.history)
         newest = _state_path(self._run_dir, epoch + 1)
