@@ -5,6 +5,7 @@ import pathlib
 import sys
 import time
 
+import h5py
 import keras
 
 from catsdogs.files import InputError, atomic_path
@@ -149,8 +150,12 @@ class _RunState(keras.callbacks.Callback):
         self.history = {"loss": [], "accuracy": [], "val_loss": [], "val_accuracy": []}
 
     def restore(self, model, epoch):
+        path = _state_path(self._run_dir, epoch)
         model.optimizer.build(model.trainable_variables)
-        model.load_weights(_state_path(self._run_dir, epoch))
+        model.load_weights(path)
+        with h5py.File(path) as file:
+            for number, generator in enumerate(_random_generators(model)):
+                generator.assign(file[f"random_generators/{number}"][()])
         history = read_history(self._run_dir)
         self.history = {name: history[name][:epoch] for name in self.history}
 
@@ -183,7 +188,16 @@ class _RunState(keras.callbacks.Callback):
         with atomic_path(path) as temporary:
             renamed = temporary.with_name(temporary.stem + ".weights.h5")
             self.model.save_weights(renamed)
+            # Keras leaves out the generators, and with them which activations dropout drops next.
+            with h5py.File(renamed, "a") as file:
+                for number, generator in enumerate(_random_generators(self.model)):
+                    file[f"random_generators/{number}"] = keras.ops.convert_to_numpy(generator)
             renamed.replace(temporary)
+
+
+def _random_generators(model):
+    """The states of dropout's random generators, as variables."""
+    return [v for v in model.variables if v.path.endswith("seed_generator_state")]
 
 
 def _states(run_dir):
