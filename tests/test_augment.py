@@ -15,7 +15,7 @@ KEEP = 0.75  # not flipped
 
 
 def smooth_image(size=SIZE):
-    """Low waves, different in each channel, no two orientations alike; float32 (1, size, size, 3)."""
+    """Low waves, no two channels or orientations alike; float32 (1, size, size, 3)."""
     y, x = np.mgrid[:size, :size] / size
     waves = [np.sin(2.5 * x + k) + np.cos(3.5 * y - k) + x * y for k in range(3)]
     image = np.stack(waves, axis=-1)
@@ -123,8 +123,8 @@ def test_values_stay_in_range_and_flat_stays_flat(name, filled):
     # Nothing from outside the picture gets in, and colour changes an image as a whole.
     np.testing.assert_allclose(np.ptp(result, axis=(1, 2)), 0, atol=1e-3)
     noise = np.random.default_rng(0).integers(0, 256, flat.shape, dtype=np.uint8)
-    for result in (result, augment(noise, random, name, size).numpy()):
-        assert result.min() >= 0 and result.max() <= 255 + 1e-4  # the rounding of a weighted mean
+    for pixels in (result, augment(noise, random, name, size).numpy()):
+        assert pixels.min() >= 0 and pixels.max() <= 255 + 1e-4  # the rounding of a weighted mean
 
 
 def test_random_crops_lie_inside_the_picture():
@@ -174,7 +174,7 @@ def test_an_image_does_not_depend_on_its_batch(name):
 
 def test_view_numbers():
     first = view_random(0, 2, 10).numpy()
-    assert first.shape == (10, NUM_RANDOM) and 0 <= first.min() and first.max() < 1
+    assert first.shape == (10, NUM_RANDOM) and first.min() >= 0 and first.max() < 1
     np.testing.assert_array_equal(first, view_random(0, 2, 10))
     for other in (view_random(1, 2, 10), view_random(0, 3, 10)):
         assert not (first == other.numpy()).any()

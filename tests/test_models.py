@@ -8,7 +8,7 @@ import pytest
 
 from catsdogs import models
 
-SIZE = 48
+SIZE = 32
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (8, SIZE, SIZE, 3)).astype(np.float32)
 LABELS = (np.arange(8) % 2).astype(np.float32)[:, None]
@@ -69,8 +69,11 @@ def test_dropout_is_there_only_when_asked_for():
     assert dropouts(models.build_head((512,), dropout=0.1)) == [0.1]
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize(
+    "name, policy",
+    [*((name, "float32") for name in BUILDERS),
+     ("vgg16 averaged", "mixed_bfloat16")],
+)  # fmt: skip
 def test_contract_of_every_builder(name, policy, tmp_path, request):
     if "vgg16" in name:
         request.getfixturevalue("vgg16_weights")
@@ -88,7 +91,7 @@ def test_contract_of_every_builder(name, policy, tmp_path, request):
     train(model, images)
     predicted = model.predict(images, verbose=0)
     assert predicted.dtype == np.float32 and predicted.shape == (8, 1)
-    assert 0 <= predicted.min() and predicted.max() <= 1
+    assert predicted.min() >= 0 and predicted.max() <= 1
     # Inference is a function of the image alone: no dropout, no batch statistics.
     np.testing.assert_allclose(model.predict(images[2:5], verbose=0), predicted[2:5], atol=0.01)
 
@@ -107,11 +110,10 @@ def test_logit_is_what_the_sigmoid_sees(policy):
     np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logit)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("size", [32, 47, 64, (48, 80)])
-def test_the_residual_net_takes_any_size(size):
-    height, width = size if isinstance(size, tuple) else (size, size)
+def test_the_residual_net_takes_any_size():
     model = models.build_residual_convnet()
-    assert model(np.zeros((2, height, width, 3), np.float32)).shape == (2, 1)
+    for height, width in ((32, 32), (47, 47), (48, 80)):
+        assert model(np.zeros((1, height, width, 3), np.float32)).shape == (1, 1)
 
 
 def test_frozen_base_trains_four_tensors_and_keeps_its_own(vgg16_weights):
@@ -177,9 +179,7 @@ def test_split_base_equals_the_whole_and_shares_its_weights(conv_base, cut):
     prefix, suffix = models.split_base(conv_base, cut)
     assert prefix.output.shape[-1] == {"block4_pool": 512, "block3_pool": 256}[cut]
     joined = suffix.predict(prefix.predict(IMAGES, verbose=0), verbose=0)
-    np.testing.assert_allclose(
-        joined, conv_base.predict(IMAGES, verbose=0), rtol=1e-5, atol=1e-4
-    )
+    np.testing.assert_allclose(joined, conv_base.predict(IMAGES, verbose=0), rtol=1e-5, atol=1e-4)
     whole = {id(weight) for weight in conv_base.weights}
     parts = [id(weight) for model in (prefix, suffix) for weight in model.weights]
     assert len(parts) == len(whole) and set(parts) == whole

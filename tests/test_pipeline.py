@@ -21,13 +21,13 @@ def collect(dataset):
 
 
 def indices(batches):
-    return [(images[:, 0, 0, 0] / 10).astype(int).tolist() for images, _ in batches]
+    return [int(image[0, 0, 0] / 10) for images, _ in batches for image in images]
 
 
 def test_every_image_once_an_epoch_in_a_new_order():
     batches = collect(image_batches(IMAGES, LABELS, batch_size=5, epochs=3, seed=0))
     assert [len(images) for images, _ in batches] == [5, 5, 5, 5, 2] * 3
-    epochs = [sum(indices(batches)[start : start + 5], []) for start in (0, 5, 10)]
+    epochs = [indices(batches[start : start + 5]) for start in (0, 5, 10)]
     assert all(sorted(epoch) == list(range(NUM)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
     assert epochs[0] != list(range(NUM))
@@ -42,7 +42,7 @@ def test_types_shapes_and_labels():
         np.testing.assert_array_equal(labels[:, 0], (images[:, 0, 0, 0] / 10) % 2)
 
 
-@pytest.mark.parametrize("augmentation", ["none", "book", "strong"])
+@pytest.mark.parametrize("augmentation", ["none", "strong"])
 def test_seed_and_epoch_decide_everything(augmentation):
     def run(seed=7, first=0, last=4):
         return collect(
@@ -53,7 +53,7 @@ def test_seed_and_epoch_decide_everything(augmentation):
         )  # fmt: skip
 
     whole, steps = run(), 4
-    for first in (0, 1, 3):
+    for first in (0, 3):
         # Going on after a stop gives the very batches that were still to come.
         for (images, labels), (expected, expected_labels) in zip(
             run(first=first), whole[steps * first :], strict=True

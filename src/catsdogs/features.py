@@ -12,6 +12,7 @@ import io
 import json
 import os
 import pathlib
+import time
 
 import keras
 import numpy as np
@@ -41,13 +42,15 @@ class FeatureStore:
         conv_base: A model from `build_vgg16_base`, with the ImageNet weights.
         dataset_digest: `Manifest.digest` of the pictures.
         precision: Name of the dtype policy that `conv_base` was built under.
+        since: When the run began, seconds of `time.time()`; `reused` tells whether anything was
+            taken over from before. By default now.
     """
 
-    def __init__(self, folder, conv_base, *, dataset_digest, precision):
+    def __init__(self, folder, conv_base, *, dataset_digest, precision, since=None):
         self._folder = pathlib.Path(folder)
         self._conv_base = conv_base
-        self._made = set()
-        self.reused = False  # whether a file was there before, for honest timings
+        self._since = time.time() if since is None else since
+        self.reused = False  # for honest timings
         self._last = conv_base.layers[-1].name
         self._image_size = conv_base.input.shape[1]
         self._key = {
@@ -74,9 +77,9 @@ class FeatureStore:
         cut = cut or self._last
         path = self._path(images, split, view, cut)
         if path.exists():
-            self.reused |= path not in self._made
+            self.reused |= path.stat().st_mtime < self._since
         else:
-            self._made.add(path)
+            self.reused |= _partial(path).exists()
             earlier = self._path(images, split, view, CUT)
             prefix, suffix = split_base(self._conv_base, CUT)
             if cut == CUT:
@@ -106,10 +109,14 @@ class FeatureStore:
         return self._folder / f"{split}-view{view}-{cut}-{self._image_size}-{digest}.npy"
 
 
+def _partial(path):
+    return path.with_suffix(".npy.partial")
+
+
 def _extract(path, model, load, num_rows, label):
     """Runs `model` over `load(slice)` for all rows and leaves float16 rows in the file `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".npy.partial")
+    partial = _partial(path)
     row_shape = model.output.shape[1:]
     row_bytes = 2 * int(np.prod(row_shape))
     header = io.BytesIO()

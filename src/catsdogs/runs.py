@@ -37,7 +37,8 @@ def open_run(settings, run_dir, *, resume=False):
     Args:
         settings: Everything that decides the run, a JSON-ready dictionary.
         run_dir: The folder. A whole run that lies there is left alone and the next free name is
-            taken: `run`, `run-2`, `run-3`.
+            taken: `run`, `run-2`, `run-3`. A run that ended before its first epoch did, say for
+            a wrong flag, has nothing to lose and is begun anew.
         resume: Whether to go on with a run that was stopped.
 
     Returns:
@@ -51,7 +52,8 @@ def open_run(settings, run_dir, *, resume=False):
     while is_complete(free):
         number += 1
         free = run_dir.with_name(f"{run_dir.name}-{number}")
-    if (free / "config.json").exists():
+    present = {path.name for path in free.iterdir()} if free.is_dir() else set()
+    if {"config.json", "history.csv"} <= present:
         started = read_json(free / "config.json")
         if not resume:
             raise InputError(
@@ -65,7 +67,7 @@ def open_run(settings, run_dir, *, resume=False):
                 f"Expected the settings that {free} was started with: {wanted}. "
                 "Give the same flags again, or start another run with --run-dir."
             )
-    elif free.exists() and any(free.iterdir()):
+    elif present - {"config.json", "environment.json", "state"} or free.is_file():
         raise InputError(
             f"Expected a new or empty folder, received {free}, which holds other files. "
             "Choose another --run-dir."

@@ -42,7 +42,7 @@ class StageRun:
     """
 
     def __init__(self, stage, config, variant, data_dir, run_dir, resume):
-        self._started = time.perf_counter()
+        self._started, self._began = time.perf_counter(), time.time()
         self._stage, self._variant = stage, variant
         self.config = presets.shrink(config) if config.smoke else config
         self.data_dir = find_data_dir(data_dir)
@@ -90,6 +90,7 @@ class StageRun:
             conv_base,
             dataset_digest=self._manifest.digest,
             precision=self.precision,
+            since=self._began,
         )
         return self._store
 
@@ -138,6 +139,9 @@ class StageRun:
             config.optimizer, config.learning_rate, num_steps=config.epochs * steps_per_epoch,
             warmup=config.warmup, weight_decay=config.weight_decay,
         )  # fmt: skip
+        # Compiled is another model of the same layers, so that `whole` is saved without an
+        # optimizer: the file is a third of the size and holds only what predicting needs.
+        model = keras.Model(model.input, model.output)
         training.compile_classifier(model, optimizer, label_smoothing=config.label_smoothing)
         num_trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
         first_epoch = training.completed_epochs(self.run_dir)
@@ -154,11 +158,8 @@ class StageRun:
         )  # fmt: skip
         probabilities = model.predict(validation_batches, verbose=0)[:, 0]
 
-        # A clone has no optimizer: the file is a third of the size and loads anywhere.
-        plain = keras.models.clone_model(whole)
-        plain.set_weights(whole.get_weights())
         with atomic_path(self.run_dir / "model.keras") as path:
-            plain.save(path)
+            whole.save(path)
         title = f"{self._stage} {config.preset} {self._variant}"
         save_figure(plot_history({title: history}), self.run_dir / "curves.png")
         metrics = {

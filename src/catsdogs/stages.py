@@ -6,6 +6,7 @@ split.
 
 import dataclasses
 import pathlib
+import zipfile
 
 import keras
 
@@ -45,12 +46,14 @@ def train_scratch(config, data_dir=None, run_dir=None, *, resume=False):
     validation = stage.load("validation", config.image_size)
 
     if config.architecture == "residual":
-        model = models.build_residual_convnet(config.dropout)
+        model, crop_size = models.build_residual_convnet(config.dropout), config.crop_size
     else:
+        # Its dense layer fits one size only, so crops are enlarged to that of the images.
         model = models.build_textbook_convnet(config.image_size, config.dropout)
+        crop_size = config.image_size
 
     return stage.train_on_images(
-        model, train, validation, augmentation=config.augmentation, crop_size=config.crop_size
+        model, train, validation, augmentation=config.augmentation, crop_size=crop_size
     )
 
 
@@ -213,7 +216,7 @@ def load_model(run_dir):
     path = pathlib.Path(run_dir) / "model.keras"
     try:
         return keras.models.load_model(path, safe_mode=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(
             f"Expected a Keras model at {path}, received something else "
             f"({str(error).splitlines()[0]}). Train the run again."

@@ -1,10 +1,9 @@
 """Draws cats and dogs: a data set that needs no network. These are drawings, not photographs.
 
-The class decides one thing only, the animal's traits (`_RANGES` and `_CHOICES`). Whatever else is in the picture (size,
-background, coat, pose, light, what stands in front) is drawn by code that is never told the class,
-so a classifier has to look at the animal. Within a class the traits vary so much that none of them
-decides alone: there are dogs with pricked ears and cats with folded ones, without whiskers or with
-round pupils.
+The class decides the animal's traits (`_RANGES` and `_CHOICES`) and nothing else: size, background,
+coat, pose, light and what stands in front are drawn by code that is never told the class, so a
+classifier has to look at the animal. No trait decides alone: there are dogs with pricked ears, and
+cats with folded ones, without whiskers or with round pupils.
 """
 
 import concurrent.futures
@@ -28,15 +27,14 @@ _SUPERSAMPLING = 2  # Pillow's polygons have hard edges: draw at twice the size,
 # White, black, grey, ginger, brown, cream, chocolate, tan: of cats and dogs alike.
 _COATS = "eeeae2 2c2a2e 808086 d0843e 7a5234 e2c89e 4e362a ac764a"
 _COATS = np.array([list(bytes.fromhex(coat)) for coat in _COATS.split()])
-_INK = (34, 26, 28)
 _PINK, _EAR, _TONGUE = (222, 138, 142), (176, 112, 108), (214, 92, 104)
-_GLINT = (246, 243, 238)
+_INK, _GLINT = (34, 26, 28), (246, 243, 238)
+_GREEN, _AMBER, _BLUE, _BROWN = (122, 168, 74), (208, 152, 46), (96, 160, 206), (84, 52, 30)
 
 _TURN = np.linspace(0, 2 * np.pi, 40, endpoint=False)
 _CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN), np.zeros_like(_TURN)], axis=1)  # (40, 3)
 _SHADE = [int(value * 0.45) for value in range(256)]
 _RIM = [min(255, max(0, (value - 100) * 2)) for value in range(256)]
-
 
 # What tells a cat from a dog. Least and most of a cat and of a dog; lengths in head radii.
 _RANGES = {
@@ -48,20 +46,14 @@ _RANGES = {
     "slant": ((0.05, 0.35), (-0.25, 0.1)),  # radians, outer corner up
     "muzzle_width": ((0.34, 0.44), (0.36, 0.5)),
     "muzzle_height": ((0.24, 0.3), (0.3, 0.38)),
-    "snout": ((0.05, 0.25), (0.35, 0.9)),  # how far the muzzle stands out of the face
+    "snout": ((0.05, 0.25), (0.4, 0.95)),  # how far the muzzle stands out of the face
     "nose": ((0.09, 0.14), (0.17, 0.26)),  # half width
     "tail": ((0.12, 0.2), (0.12, 0.26)),  # half width
 }
 # Choices, and their chances for a cat and for a dog.
 _CHOICES = {
-    "ear": {"pricked": (0.85, 0.25), "folded": (0.15, 0.2), "floppy": (0, 0.55)},
-    "iris": {
-        (122, 168, 74): (0.35, 0),  # green
-        (214, 168, 48): (0.25, 0.1),  # amber
-        (96, 160, 206): (0.2, 0.15),  # blue
-        (186, 106, 40): (0.15, 0.2),  # copper
-        (84, 52, 30): (0.05, 0.55),  # brown
-    },
+    "ear": {"pricked": (0.85, 0.2), "folded": (0.15, 0.2), "floppy": (0, 0.6)},
+    "iris": {_GREEN: (0.35, 0), _AMBER: (0.4, 0.3), _BLUE: (0.2, 0.15), _BROWN: (0.05, 0.55)},
     "pupil": {0.35: (0.6, 0), 0.85: (0.4, 1)},  # width over height
     "nose_colour": {_PINK: (0.6, 0), _INK: (0.4, 0.85), (150, 96, 84): (0, 0.15)},
     "tongue": {True: (0.05, 0.4), False: (0.95, 0.6)},
@@ -83,7 +75,6 @@ class _Painter:
     def __init__(self, canvas, centre, radius):
         self.canvas, self.centre, self.radius = canvas, centre, radius
         self.pen = ImageDraw.Draw(canvas)
-        self.turn(0.0)
 
     def turn(self, roll, yaw=0.0, pitch=0.0):
         """Sets the pose of what is painted next, in radians."""
@@ -107,17 +98,17 @@ class _Painter:
         """Fills the union of polygons with fur, in shade at its rim so that it looks round."""
         if not shapes:
             return
-        shapes = [self.to_pixels(shape) for shape in shapes]
+        shapes = self.to_pixels(np.stack(shapes))  # (shapes, points, 2)
         # Only the part's own rectangle is touched: most parts are small, and this is the slow step.
-        corners = np.concatenate(shapes)
-        left, top = np.maximum(corners.min(axis=0) - 1, 0).astype(int).tolist()
-        right, bottom = np.minimum(corners.max(axis=0) + 2, self.canvas.size).astype(int).tolist()
+        least, most = shapes.min(axis=(0, 1)), shapes.max(axis=(0, 1))
+        left, top = np.maximum(least - 1, 0).astype(int).tolist()
+        right, bottom = np.minimum(most + 2, self.canvas.size).astype(int).tolist()
         if left >= right or top >= bottom:
             return  # out of the frame
         mask = Image.new("L", (right - left, bottom - top))
         pen = ImageDraw.Draw(mask)
-        for shape in shapes:
-            pen.polygon((shape - (left, top)).ravel().tolist(), fill=255)
+        for shape in (shapes - (left, top)).reshape(len(shapes), -1).tolist():
+            pen.polygon(shape, fill=255)
         # A blurred mask is half at the edge and full inside; a quarter of the size will do for it.
         depth = mask.reduce(4).filter(ImageFilter.GaussianBlur(max(0.5, rim * self.radius / 4)))
         depth = depth.resize(mask.size, Image.Resampling.BILINEAR).point(_RIM)
@@ -149,10 +140,8 @@ def _draw_body(painter, rng, traits, coat, marking):
     painter.mirror = rng.choice([-1, 1])
     if pose == "sitting":
         tail = (1, 3.1, 0), (2.4, 3.3, 0), (2, 1.7, 0)
-        trunk = [
-            _ellipse(0, 2.5, 1.2, 1.05),
-            *_tube((0, 0.6, 0), (0, 1.5, 0), (0, 2.4, 0), 0.72, 0.95),
-        ]
+        back = _tube((0, 0.6, 0), (0, 1.5, 0), (0, 2.4, 0), 0.72, 0.95)
+        trunk = [*back, _ellipse(0, 2.5, 1.2, 1.05)]
         legs, knee, paw, chest = (-0.4, 0.4), 1.7, 3.3, _ellipse(0, 1.55, 0.4, 0.75)
     elif pose == "standing":
         tail = (2.9, 0.8, 0), (3.9, 0.7, 0), (3.7, -0.6, 0)
@@ -182,8 +171,7 @@ def _make_ear(kind, length, spread):
     inner, outer = np.array([0.2, -0.82, 0.0]), np.array([0.93, -0.35, 0.0])
     root = (inner + outer) / 2
     rise = np.array([0.72 + spread, -0.72 - length, 0.0]) - root
-    if kind == "folded":
-        rise *= 0.6
+    rise *= 0.6 if kind == "folded" else 1.0
     tip, bulge = root + rise, 0.12 * rise[[1, 0, 2]] * (-1, 1, 1)
     inside = _curve(inner, (inner + tip) / 2 - bulge, tip)
     outline = np.concatenate([inside, _curve(tip, (outer + tip) / 2 + bulge, outer)])
@@ -220,7 +208,6 @@ def _draw_muzzle(painter, traits, fur, whisker_colour):
     painter.coat([chin], fur, 0.1)
     lip = _ellipse(half_width * 0.45, y, half_width * 0.62, half_height * 0.85, z)
     painter.coat([lip, lip * (-1, 1, 1)], fur, 0.12)
-
     front, top, low = z + 0.07, y - half_height * 0.6, y + half_height * 0.35
     nose = _ellipse(0, 0, traits.nose, traits.nose * 0.75)
     nose[:, 0] *= 1 - 0.45 * nose[:, 1] / traits.nose  # narrower below
@@ -232,33 +219,30 @@ def _draw_muzzle(painter, traits, fur, whisker_colour):
         painter.line(_curve((0, low, front), (half_width * 0.5, low + 0.2, z), corner), _INK)
         for lift in (-0.25, 0.0, 0.25) if traits.whiskers else ():
             x, length = half_width * 0.6, traits.whiskers
-            ends = (x, y + 0.2 * lift, z), (x + length, y + lift + 0.05, z - 0.2)
-            bend = x + 0.6 * length, y + 0.6 * lift - 0.05, z
-            painter.line(_curve(ends[0], bend, ends[1]), whisker_colour, 0.02)
+            start, end = (x, y + 0.2 * lift, z), (x + length, y + lift + 0.05, z)
+            bend = (x + 0.6 * length, y + 0.6 * lift - 0.05, z)
+            painter.line(_curve(start, bend, end), whisker_colour, 0.02)
 
 
 def _draw_head(painter, rng, traits, coat, marking):
     size = np.array([traits.head_width, traits.head_height, 1])
-    width, height = size[:2]
-    ears = [
-        _make_ear(traits.ear, traits.ear_length, spread) for spread in rng.uniform(-0.1, 0.12, 2)
-    ]
+    ears = [_make_ear(traits.ear, traits.ear_length, x) for x in rng.uniform(-0.1, 0.12, 2)]
     for painter.mirror, (behind, _) in zip((-1, 1), ears, strict=True):
         painter.coat([shape * size for shape in behind], coat, 0.1)
         if traits.ear == "pricked":
             root = behind[0][[0, -1]].mean(axis=0)
             painter.fill((root + 0.62 * (behind[0] - root)) * size, _EAR)
     painter.mirror = 1
-    ragged = 1 + rng.uniform(0, 0.05) * rng.standard_normal((len(_CIRCLE), 1))
-    cheeks = _ellipse(0, 0, width * 0.98, height * 0.72) * ragged + (0, 0.25 * height, 0)
-    painter.coat([_ellipse(0, 0, width, height) * ragged, cheeks], coat, 0.3)
+    skull = _CIRCLE * (1 + rng.uniform(0, 0.05) * rng.standard_normal((len(_CIRCLE), 1)))
+    cheeks = skull * (0.98, 0.72, 1) + np.array([0, 0.25, 0])
+    painter.coat([skull * size, cheeks * size], coat, 0.3)
     if rng.random() < 0.3:
         painter.coat(_tube((0, -0.8, 0.5), (0, -0.3, 0.8), (0, 0.2, 0.9), 0.1, 0.24), marking, 0.06)
     for painter.mirror, (_, in_front) in zip((-1, 1), ears, strict=True):
         painter.coat([shape * size for shape in in_front], coat)
     _draw_eyes(painter, traits, shut=rng.random() < 0.06)
-    whisker_colour = _GLINT if rng.random() < 0.6 else (60, 52, 50)
-    _draw_muzzle(painter, traits, marking if rng.random() < 0.5 else coat, whisker_colour)
+    whiskers = _GLINT if rng.random() < 0.6 else (60, 52, 50)
+    _draw_muzzle(painter, traits, marking if rng.random() < 0.5 else coat, whiskers)
 
 
 def _smooth_noise(rng, size, cells):
@@ -270,21 +254,16 @@ def _smooth_noise(rng, size, cells):
 
 def _to_image(pixels, scale=1):
     image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-    size = (image.width * scale, image.height * scale)
-    return image.resize(size, Image.Resampling.BILINEAR) if scale > 1 else image
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.BILINEAR)
 
 
 def _make_furs(rng, size, radius):
     """Two furs, the coat and its markings, each a pair of images: in light and in shade."""
-    pair = (
-        rng.choice(_COATS, 2, replace=False) + rng.normal(0, 14, (2, 1)) + rng.normal(0, 4, (2, 3))
-    )
-    first, second = np.clip(pair, 12, 250).astype(np.float32)
+    pair = rng.choice(_COATS, 2, replace=False) + rng.normal(0, 14, (2, 1))
+    first, second = np.clip(pair + rng.normal(0, 4, (2, 3)), 12, 250).astype(np.float32)
     pattern = rng.choice(["plain", "patches", "stripes", "mottled"], p=[0.35, 0.25, 0.25, 0.15])
     across = size[0] / radius  # head radii across the picture
-    if pattern == "plain":
-        weight = np.zeros(size[::-1], np.float32)
-    elif pattern == "stripes":
+    if pattern == "stripes":
         angle, pace = rng.uniform(-0.5, 0.5), rng.uniform(9, 16) / radius
         y, x = np.ogrid[: size[1], : size[0]]
         wave = (x * math.cos(angle) + y * math.sin(angle)) * pace
@@ -292,8 +271,8 @@ def _make_furs(rng, size, radius):
     elif pattern == "patches":
         weight = _smooth_noise(rng, size, 1.2 * across) * 6 - 1.5
     else:
-        weight = _smooth_noise(rng, size, 6 * across)
-    weight = (np.clip(weight, 0, 1) * rng.uniform(0.5, 1.0)).astype(np.float32)[..., None]
+        weight = _smooth_noise(rng, size, 6 * across) * (pattern == "mottled")  # else plain
+    weight = np.clip(weight, 0, 1, dtype=np.float32)[..., None] * rng.uniform(0.5, 1.0)
     grain = 1 + rng.uniform(0.02, 0.12) * _smooth_noise(rng, size, size[0] / 2)[..., None]
     colours = first + (second - first) * weight, second
     lights = [_to_image(colour * grain, _SUPERSAMPLING) for colour in colours]
@@ -324,10 +303,10 @@ def _draw_background(rng, size):
 
 
 def _draw_foreground(rng, canvas):
-    """Puts up to two things in front: a fence, a wall, a ball, blades of grass."""
+    """Puts up to two things in front: a fence, a ball, blades of grass."""
     pen = ImageDraw.Draw(canvas)
     width, height = canvas.size
-    for kind in rng.choice(4, size=rng.choice(3, p=[0.4, 0.4, 0.2])):
+    for kind in rng.choice(3, size=rng.choice(3, p=[0.4, 0.4, 0.2])):
         colour, other = (tuple(row) for row in rng.integers(30, 220, (2, 3)).tolist())
         if kind == 0:
             step, lean = width * rng.uniform(0.25, 0.45), width * rng.uniform(-0.3, 0.3)
@@ -335,10 +314,6 @@ def _draw_foreground(rng, canvas):
             for x in np.arange(rng.uniform(-1, 0) * step, width + step, step).tolist():
                 pen.line([x, 0, x + lean, height], colour, thickness)
         elif kind == 1:
-            depth = rng.uniform(0.08, 0.2)
-            edges = (0, 0, depth, 1), (1 - depth, 0, 1, 1), (0, 1 - depth, 1, 1)
-            pen.rectangle((np.array(edges[rng.integers(3)]) * (canvas.size * 2)).tolist(), colour)
-        elif kind == 2:
             centre = (rng.uniform(0, 1, 2) * canvas.size).tolist()
             pen.circle(centre, width * rng.uniform(0.05, 0.13), colour)
         else:
@@ -365,11 +340,13 @@ def _photograph(rng, canvas, size):
 def draw_sketch(class_name, seed, index):
     """Draws one cat or dog.
 
+    The arguments alone decide it: order and number of processes do not matter. (Another version of
+    Pillow may shade an edge a little differently.)
+
     Args:
         class_name: `"cat"` or `"dog"`.
-        seed: Non-negative integer that names the data set.
-        index: Non-negative integer, the picture's number within its class. The three alone decide
-            the picture: order, number of processes and platform do not matter.
+        seed: Integer from 0, names the data set.
+        index: Integer from 0, the picture's number within its class.
 
     Returns:
         A `PIL.Image`, RGB, sides of 150 to 230 pixels.
@@ -377,17 +354,16 @@ def draw_sketch(class_name, seed, index):
     Raises:
         InputError: If there is no such class or a number is negative.
     """
-    if class_name not in CLASS_NAMES:
-        names = " or ".join(map(repr, CLASS_NAMES))
-        raise InputError(f"Expected class_name={names}. Received: class_name={class_name!r}.")
-    if min(seed, index) < 0:
-        raise InputError(f"Expected numbers from 0. Received: seed={seed}, index={index}.")
+    if class_name not in CLASS_NAMES or min(seed, index) < 0:
+        raise InputError(
+            f"Expected a class_name of {CLASS_NAMES} and numbers from 0. "
+            f"Received: class_name={class_name!r}, seed={seed}, index={index}."
+        )
     # Animal and scene draw from streams of their own: a change to one leaves the other as it was.
     class_index = CLASS_NAMES.index(class_name)
     source = np.random.SeedSequence((seed, class_index, index))
     traits_rng, rng, scene_rng = map(np.random.default_rng, source.spawn(3))
     traits = _choose_traits(traits_rng, class_index)
-
     longer = scene_rng.uniform(180, 230)
     size = (round(longer), round(max(150, longer * scene_rng.uniform(0.7, 1.0))))
     size = size[::-1] if scene_rng.random() < 0.4 else size
@@ -397,8 +373,7 @@ def draw_sketch(class_name, seed, index):
     centre = rng.uniform((0.3, 0.32), (0.7, 0.6)) * canvas.size
     painter = _Painter(canvas, centre, radius * _SUPERSAMPLING)
     coat, marking = _make_furs(rng, size, radius)
-    roll = rng.uniform(-0.35, 0.35)
-    painter.turn(roll)
+    painter.turn(roll := rng.uniform(-0.35, 0.35))
     _draw_body(painter, rng, traits, coat, marking)
     painter.turn(roll + rng.uniform(-0.26, 0.26), rng.uniform(-0.5, 0.5), rng.uniform(-0.2, 0.2))
     _draw_head(painter, rng, traits, coat, marking)
@@ -407,26 +382,25 @@ def draw_sketch(class_name, seed, index):
 
 
 def write_sketches(folder, *, per_class, seed=0, workers=None):
-    """Writes drawings as `folder/cat/cat.0.jpg` ... and `folder/dog/dog.0.jpg` ...
+    """Writes drawings: `folder/cat/cat.0.jpg` ... and `folder/dog/dog.0.jpg` ...
 
-    A line on stderr counts them and says that they are drawings. The files' bytes do not depend on
-    the number of processes.
+    A line on stderr counts them and says what they are. The number of processes changes no byte.
 
     Args:
         folder: Where to write, `str` or `Path`; made if missing.
         per_class: Number of drawings of each class.
-        seed: Non-negative integer that decides them.
-        workers: Number of processes; by default one a processor. With 1, none is started. Others
-            are spawned, so a script that calls this needs `if __name__ == "__main__":`.
+        seed: Integer from 0 that decides them.
+        workers: Number of processes, by default one a processor; 1 starts none. Others are spawned,
+            so a script that calls this needs `if __name__ == "__main__":`.
 
     Raises:
         InputError: If `per_class` or `workers` is below 1, or `seed` is negative.
     """
-    workers = os.cpu_count() or 1 if workers is None else workers
-    if per_class < 1 or workers < 1 or seed < 0:
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    if min(per_class, workers) < 1 or seed < 0:
         raise InputError(
-            "Expected per_class and workers of at least 1 and seed of at least 0. Received: "
-            f"per_class={per_class}, workers={workers}, seed={seed}."
+            "Expected per_class and workers from 1 and seed from 0. "
+            f"Received: per_class={per_class}, workers={workers}, seed={seed}."
         )
     jobs = [(pathlib.Path(folder), name, seed, i) for i in range(per_class) for name in CLASS_NAMES]
     if workers == 1:
@@ -446,9 +420,10 @@ def _write_sketch(job):
 
 
 def _count(written, total):
-    label = "Drawing cats and dogs (these are drawings, not photographs):"
+    terminal = sys.stderr.isatty()
     for done, _ in enumerate(written, start=1):
         # A log file has no cursor to move back: there only the last state is printed.
-        if done == total or (sys.stderr.isatty() and done % 20 == 0):
-            start, end = ("\r" if sys.stderr.isatty() else ""), ("\n" if done == total else "")
-            print(f"{start}{label} {done:,}/{total:,}", end=end, file=sys.stderr, flush=True)
+        if done == total or (terminal and done % 20 == 0):
+            line = f"Drawing cats and dogs (drawings, not photographs): {done:,}/{total:,}"
+            end = "\n" if done == total else ""
+            print("\r" * terminal + line, end=end, file=sys.stderr, flush=True)

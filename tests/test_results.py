@@ -1,0 +1,154 @@
+"""The evidence: made-up metrics become the right summary and table, and the committed ones agree."""
+
+import json
+import statistics
+
+import pytest
+from conftest import ROOT
+
+from catsdogs import config, results
+from catsdogs.evaluation import wilson_interval
+from catsdogs.files import InputError
+
+README = "# Title\n\n<!-- results table: begin -->\nold\n<!-- results table: end -->\n\nMore.\n"
+KEYS = {
+    "stage", "preset", "variant", "dataset", "seeds", "test_accuracy", "val_accuracy",
+    "wall_seconds", "peak_rss_mb", "hardware", "commit",
+}  # fmt: skip
+PRESETS = {
+    "scratch": config.SCRATCH,
+    "feature_extract": config.FEATURE_EXTRACT,
+    "finetune": config.FINETUNE,
+}
+
+
+def write_metrics(root, name, accuracy, *, stage="scratch", preset="best", dataset="dogs-vs-cats",
+                  seed=0, seconds=60.0, cold=True, memory=900, commit="abc", **changes):  # fmt: skip
+    """Writes one run's evidence as `scripts/evaluate.py` leaves it."""
+    settings = {**vars(PRESETS[stage][preset]), "seed": seed, **changes}
+    variant = settings["augmentation"] if stage == "scratch" else settings["variant"]
+    folder = root / "results" / dataset / name
+    folder.mkdir(parents=True)
+    metrics = {
+        "stage": stage, "preset": preset, "variant": variant, "dataset": dataset,
+        "image_size": 144, "precision": "float32", "config": settings,
+        "validation": {"accuracy": accuracy - 0.01},
+        "test": {"accuracy": accuracy, "num_images": 1000},
+        "cold": cold, "wall_seconds": seconds, "peak_rss_mb": memory,
+        "environment": {"cores": 2, "processor": "A Processor", "commit": commit},
+    }  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+def test_seeds_of_one_recipe_are_one_row(tmp_path):
+    for seed, (accuracy, seconds, cold) in enumerate(
+        [(0.98, 600.0, True), (0.99, 40.0, False), (0.985, 50.0, False)]
+    ):
+        write_metrics(
+            tmp_path, f"f{seed}", accuracy, stage="feature_extract", seed=seed, seconds=seconds,
+            cold=cold, memory=900 + seed,
+        )  # fmt: skip
+    (row,) = results.summarize(tmp_path / "results")
+    assert row.keys() >= KEYS
+    assert (row["stage"], row["preset"], row["variant"]) == ("feature_extract", "best", "cached")
+    assert row["seeds"] == [0, 1, 2]
+    accuracy = row["test_accuracy"]
+    assert accuracy["values"] == [0.98, 0.99, 0.985]
+    assert accuracy["mean"] == pytest.approx(0.985)
+    assert accuracy["std"] == pytest.approx(statistics.stdev([0.98, 0.99, 0.985]))
+    assert accuracy["interval95"] == pytest.approx(wilson_interval(985, 1000))
+    assert row["val_accuracy"] == pytest.approx(0.975)
+    assert (row["wall_seconds"], row["warm_wall_seconds"]) == (600.0, 45.0)
+    assert (row["peak_rss_mb"], row["commit"]) == (902, "abc")
+    assert row["hardware"] == "2 cores, A Processor"
+    assert row["evidence"] == [f"dogs-vs-cats/f{seed}" for seed in range(3)]
+    json.dumps(row)
+
+
+def test_recipes_are_kept_apart_and_in_order(tmp_path):
+    write_metrics(tmp_path, "a", 0.99, stage="finetune")
+    write_metrics(tmp_path, "b", 0.92)
+    write_metrics(tmp_path, "c", 0.93, epochs=50)  # a setting of its own: another recipe
+    write_metrics(tmp_path, "d", 0.83, preset="textbook")
+    write_metrics(tmp_path, "e", 0.95, dataset="sketches")
+    write_metrics(tmp_path, "f", 0.91, augmentation="none")
+    rows = results.summarize(tmp_path / "results")
+    assert [row["evidence"][0] for row in rows] == [
+        "dogs-vs-cats/d", "dogs-vs-cats/f", "dogs-vs-cats/b", "dogs-vs-cats/c", "sketches/e",
+        "dogs-vs-cats/a",
+    ]  # fmt: skip
+    assert rows[3]["settings"] == {"epochs": 50} and rows[2]["settings"] == {}
+    assert rows[0]["test_accuracy"]["std"] is None
+
+
+def test_table_states_every_row_and_links_its_evidence(tmp_path):
+    write_metrics(tmp_path, "tuned0", 0.99, stage="finetune", seed=0, memory=3210, seconds=612.0)
+    write_metrics(tmp_path, "tuned1", 0.992, stage="finetune", seed=1, seconds=12.0, cold=False)
+    write_metrics(tmp_path, "drawn", 0.95, dataset="sketches", batch_size=64)
+    readme = results.readme_with_table(README, results.summarize(tmp_path / "results"))
+    assert readme.startswith("# Title\n") and readme.endswith("\n\nMore.\n")
+    assert "\nold\n" not in readme
+    header, rule, drawn, tuned = [line for line in readme.splitlines() if line.startswith("|")]
+    assert header.count("|") == rule.count("|") == drawn.count("|") == tuned.count("|")
+    assert "on sketches" in drawn and "batch size 64" in drawn and "**95.0 %**" in drawn
+    assert "**99.1 %** ± 0.1" in tuned and "10.2" in tuned and "0.2" in tuned and "3.2 GB" in tuned
+    assert "[0](results/dogs-vs-cats/tuned0/metrics.json)" in tuned
+    assert "[1](results/dogs-vs-cats/tuned1/metrics.json)" in tuned
+    # Making it again changes nothing.
+    assert results.readme_with_table(readme, results.summarize(tmp_path / "results")) == readme
+
+
+@pytest.mark.parametrize("readme", ["# No markers\n", README + README])
+def test_readme_needs_the_markers_once(readme):
+    with pytest.raises(InputError, match="once each in the README"):
+        results.readme_with_table(readme, [])
+
+
+def test_update_writes_all_three_even_without_a_cold_run(tmp_path):
+    write_metrics(tmp_path, "warm", 0.99, stage="feature_extract", cold=False)
+    write_metrics(tmp_path, "cold", 0.92)
+    (tmp_path / "README.md").write_text(README)
+    results.update(tmp_path)
+    summary = json.loads((tmp_path / "results" / "summary.json").read_text())
+    assert summary == results.summarize(tmp_path / "results")
+    assert {row["wall_seconds"] for row in summary} == {None, 60.0}
+    readme = (tmp_path / "README.md").read_text()
+    assert results.readme_with_table(readme, summary) == readme and "99.0 %" in readme
+    assert (tmp_path / "results" / "ladder.png").stat().st_size > 1000
+
+
+def test_only_evaluated_runs_are_added(tmp_path):
+    run_dir = tmp_path / "runs" / "scratch"
+    run_dir.mkdir(parents=True)
+    evaluated = json.loads((write_metrics(tmp_path, "x", 0.9) / "metrics.json").read_text())
+    (run_dir / "config.json").write_text("{}")
+    (run_dir / "history.csv").write_text("epoch,loss\n1,0.5\n")
+    (run_dir / "curves.png").write_bytes(b"png")
+    unseen = {name: value for name, value in evaluated.items() if name != "test"}
+    (run_dir / "metrics.json").write_text(json.dumps(unseen))
+    with pytest.raises(InputError, match=r"no test figures.*evaluate\.py"):
+        results.add_runs([run_dir], tmp_path / "results")
+    (run_dir / "metrics.json").write_text(json.dumps(evaluated))
+    results.add_runs([run_dir], tmp_path / "results")
+    added = tmp_path / "results" / "dogs-vs-cats" / "scratch"
+    assert sorted(p.name for p in added.iterdir()) == ["curves.png", "history.csv", "metrics.json"]
+
+
+def test_committed_summary_and_readme_agree_with_the_evidence():
+    """Fails whenever a figure is changed by hand; `scripts/update_results.py` makes it right."""
+    evidence = sorted((ROOT / "results").glob("*/*/metrics.json"))
+    summary_path = ROOT / "results" / "summary.json"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    if not evidence:
+        assert not summary_path.exists(), "a summary of nothing"
+        assert "| **" not in readme, "figures without evidence"
+        return
+    summary = results.summarize(ROOT / "results")
+    remedy = "run python scripts/update_results.py"
+    assert json.loads(summary_path.read_text(encoding="utf-8")) == summary, remedy
+    assert results.readme_with_table(readme, summary) == readme, remedy
+    for path in evidence:
+        assert {"metrics.json", "history.csv", "curves.png"} <= {
+            file.name for file in path.parent.iterdir()
+        }

@@ -1,0 +1,285 @@
+"""The stages from end to end on a tiny data set: what they open, write, refuse and repeat."""
+
+import csv
+import dataclasses
+import json
+import shutil
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from catsdogs import runs, stage_run, stages, training
+from catsdogs.config import FeatureExtractConfig, FinetuneConfig, ScratchConfig
+from catsdogs.data.images import load_split
+from catsdogs.data.sources import open_source
+from catsdogs.data.splits import load_manifest, prepare
+from catsdogs.evaluation import evaluate_predictions
+from catsdogs.files import InputError
+
+# The book's convnet is compiled in a third of the residual one's time; the rest is as in `best`.
+SCRATCH = ScratchConfig(
+    architecture="textbook", image_size=48, epochs=3, batch_size=16, precision="float32"
+)
+EXTRACT = FeatureExtractConfig(image_size=32, epochs=8, batch_size=16, precision="float32")
+TUNE = FinetuneConfig(epochs=1, precision="float32", smoke=True)
+
+FINISHED = {
+    "config.json", "environment.json", "history.csv", "metrics.json", "model.keras", "curves.png",
+}  # fmt: skip
+EVALUATED = FINISHED | {"predictions.csv", "confusion.png", "roc.png"}
+
+
+def files_in(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def recomputed_validation(run_dir, data_dir):
+    """Predictions of the saved model on the validation pictures, measured anew."""
+    _, metrics = runs.load_run(run_dir)
+    manifest = load_manifest(data_dir)
+    images, labels = load_split(data_dir, manifest, "validation", metrics["image_size"])
+    model = stages.load_model(run_dir)
+    probabilities = model.predict(images.astype(np.float32), verbose=0)[:, 0]
+    return evaluate_predictions(labels, probabilities, manifest.classes)
+
+
+@pytest.fixture(scope="module")
+def opened():
+    """Which splits have been opened, through any door that a stage has."""
+    seen = []
+
+    def record(data_dir, manifest, split, image_size):
+        seen.append(split)
+        return load_split(data_dir, manifest, split, image_size)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage_run, "load_split", record)
+        patch.setattr(stages, "load_split", record)
+        yield seen
+
+
+@pytest.fixture(scope="module")
+def scratch_run(data_dir, opened, tmp_path_factory):
+    """A finished scratch run, and which splits it had opened."""
+    opened.clear()
+    run_dir, _ = stages.train_scratch(SCRATCH, data_dir, tmp_path_factory.mktemp("runs") / "s")
+    return run_dir, set(opened)
+
+
+@pytest.fixture(scope="module")
+def tuned_run(data_dir, opened, vgg16_weights, tmp_path_factory):
+    """A finished fine-tuning that had to make its start itself."""
+    opened.clear()
+    run_dir, _ = stages.finetune(TUNE, data_dir, tmp_path_factory.mktemp("runs") / "tuned")
+    return run_dir, set(opened)
+
+
+@pytest.fixture(scope="module")
+def start_run(tuned_run):
+    """The feature extraction that the fine-tuning made."""
+    return tuned_run[0].with_name("feature_extract-best-cached-seed0")
+
+
+@pytest.mark.parametrize("run", ["scratch_run", "tuned_run"])
+def test_run_is_whole_and_never_saw_the_test_split(run, request, data_dir):
+    run_dir, opened = request.getfixturevalue(run)
+    assert files_in(run_dir) == FINISHED
+    assert opened == {"train", "validation"}
+
+    config, metrics = runs.load_run(run_dir)
+    history = runs.read_history(run_dir)
+    assert len(history["loss"]) == config["epochs"]
+    assert metrics["best_epoch"] == 1 + int(np.argmin(history["val_loss"]))
+    assert "test" not in metrics
+    assert metrics["dataset_digest"] == load_manifest(data_dir).digest
+    assert (metrics["num_train"], metrics["validation"]["num_images"]) == (64, 32)
+    assert metrics["cold"] is True
+    assert metrics["wall_seconds"] > 0 and metrics["peak_rss_mb"] > 100
+    assert metrics["environment"]["packages"]["keras"] == keras.version()
+
+
+@pytest.mark.parametrize("run", ["scratch_run", "tuned_run"])
+def test_saved_model_is_the_one_that_was_measured(run, request, data_dir):
+    run_dir, _ = request.getfixturevalue(run)
+    _, metrics = runs.load_run(run_dir)
+    found = recomputed_validation(run_dir, data_dir)
+    assert found["accuracy"] == metrics["validation"]["accuracy"]
+    assert found["loss"] == pytest.approx(metrics["validation"]["loss"], rel=0.01)
+    best = min(runs.read_history(run_dir)["val_loss"])
+    assert metrics["validation"]["loss"] == pytest.approx(best, rel=1e-3)
+    with zipfile.ZipFile(run_dir / "model.keras") as archive:  # only what predicting needs
+        assert b"optimizer" not in archive.read("config.json")
+        size = archive.getinfo("model.weights.h5").file_size
+    assert size < 4.1 * metrics["num_parameters"] + 100_000
+
+
+def test_fine_tuning_makes_its_start_and_trains_block5_alone(start_run, tuned_run):
+    config, metrics = runs.load_run(start_run)
+    assert config["stage"] == "feature_extract" and config["variant"] == "cached"
+    assert files_in(start_run) == FINISHED and metrics["num_trainable"] < 200_000
+    before, after = stages.load_model(start_run), stages.load_model(tuned_run[0])
+    for old, new in zip(before.weights, after.weights, strict=True):
+        if "block" in old.path:
+            same = old.numpy().tobytes() == new.numpy().tobytes()
+            assert same == ("block5" not in old.path), old.path
+    _, tuned = runs.load_run(tuned_run[0])
+    assert tuned["num_trainable"] == metrics["num_trainable"] + 3 * (3 * 3 * 512 + 1) * 512
+    assert tuned["image_size"] == metrics["image_size"] == 64
+
+
+def test_fine_tuning_again_is_warm_and_the_same(tuned_run, data_dir, opened):
+    again, metrics = stages.finetune(TUNE, data_dir, tuned_run[0])
+    assert metrics["cold"] is False
+    assert again == tuned_run[0].with_name("tuned-2")
+    assert (again / "history.csv").read_text() == (tuned_run[0] / "history.csv").read_text()
+    shutil.rmtree(again)
+
+
+def test_stopped_stage_goes_on_to_the_same_end(scratch_run, data_dir, tmp_path, monkeypatch):
+    straight, _ = scratch_run
+    save = training._RunState.on_epoch_end
+
+    def stop(self, epoch, logs=None):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        save(self, epoch, logs)
+
+    monkeypatch.setattr(training._RunState, "on_epoch_end", stop)
+    with pytest.raises(KeyboardInterrupt):
+        stages.train_scratch(SCRATCH, data_dir, tmp_path / "run")
+    assert "model.keras" not in files_in(tmp_path / "run")
+    monkeypatch.setattr(training._RunState, "on_epoch_end", save)
+    with pytest.raises(InputError, match="--resume"):
+        stages.train_scratch(SCRATCH, data_dir, tmp_path / "run")
+    with pytest.raises(InputError, match=r"seed=0 \(not 1\)"):
+        other = dataclasses.replace(SCRATCH, seed=1)
+        stages.train_scratch(other, data_dir, tmp_path / "run", resume=True)
+
+    run_dir, metrics = stages.train_scratch(SCRATCH, data_dir, tmp_path / "run", resume=True)
+    assert files_in(run_dir) == FINISHED
+    assert metrics["cold"] is False  # the seconds before the stop are not in wall_seconds
+    assert (run_dir / "history.csv").read_text() == (straight / "history.csv").read_text()
+    weights = [stages.load_model(folder).get_weights() for folder in (run_dir, straight)]
+    for resumed, expected in zip(*weights, strict=True):
+        np.testing.assert_array_equal(resumed, expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architecture": "residual", "image_size": 40, "crop_size": 32},
+        {"preset": "textbook", "augmentation": "book", "optimizer": "rmsprop"},
+        {"augmentation": "none", "dropout": 0.0},
+    ],
+    ids=["residual", "book", "none"],
+)
+def test_other_ways_from_scratch(changes, data_dir, tmp_path):
+    config = dataclasses.replace(SCRATCH, epochs=1, **changes)
+    run_dir, metrics = stages.train_scratch(config, data_dir, tmp_path / "run")
+    assert metrics["variant"] == config.augmentation and files_in(run_dir) == FINISHED
+
+
+def test_textbook_ladder_end_to_end(data_dir, vgg16_weights, tmp_path, opened):
+    book = {"preset": "textbook", "variant": "end_to_end", "optimizer": "rmsprop", "epochs": 1}
+    features, _ = stages.train_feature_extract(
+        dataclasses.replace(EXTRACT, pooling="none", **book), data_dir, tmp_path / "features"
+    )
+    _, metrics = runs.load_run(features)
+    assert metrics["num_trainable"] == (512 + 1) * 256 + 257  # nothing is normalised
+    settings = dataclasses.replace(TUNE, smoke=False, start=str(features), **book)
+    _, metrics = stages.finetune(settings, data_dir, tmp_path / "tuned")
+    assert metrics["variant"] == "end_to_end" and metrics["num_trainable"] > 7_000_000
+    assert set(opened) == {"train", "validation"}
+
+
+def test_augmented_features_use_every_view(data_dir, vgg16_weights, tmp_path):
+    shutil.rmtree(data_dir / "features", ignore_errors=True)
+    config = dataclasses.replace(EXTRACT, variant="augmented", views=3)
+    _, metrics = stages.train_feature_extract(config, data_dir, tmp_path / "run")
+    made = sorted(path.name for path in (data_dir / "features").glob("train-*-average_pool-32-*"))
+    assert [name.split("-")[1] for name in made] == ["view0", "view1", "view2"]
+    assert metrics["cold"] and metrics["validation"]["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize("run", ["scratch_run", "tuned_run"])
+def test_evaluate_measures_the_test_split(run, request, data_dir, tmp_path):
+    finished, _ = request.getfixturevalue(run)
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    metrics = stages.evaluate(run_dir)
+    assert files_in(run_dir) == EVALUATED
+    assert json.loads((run_dir / "metrics.json").read_text()) == metrics
+    assert metrics["test"]["num_images"] == 32 and "validation" in metrics
+
+    with open(run_dir / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [file.name for file in load_manifest(data_dir).split("test")]
+    assert [row["file"] for row in rows] == names
+    assert all(f"/{row['label']}/" in row["file"] for row in rows)
+    right = [(float(row["probability_of_dog"]) > 0.5) == (row["label"] == "dog") for row in rows]
+    assert np.mean(right) == metrics["test"]["accuracy"]
+    assert stages.evaluate(run_dir, data_dir)["test"] == metrics["test"]
+
+
+def test_evaluate_refuses_other_data(scratch_run, pictures, tmp_path):
+    run_dir = shutil.copytree(scratch_run[0], tmp_path / "run")
+    with open_source(pictures) as source:
+        prepare(source, tmp_path / "other", train=60, validation=30, test=30)
+    with pytest.raises(InputError, match="training pictures might be in its test split"):
+        stages.evaluate(run_dir, tmp_path / "other")
+    with pytest.raises(InputError, match=r"found no manifest\.json"):
+        stages.evaluate(run_dir, tmp_path / "absent")
+    assert files_in(run_dir) == FINISHED
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "flipped", "text"])
+def test_broken_model_is_an_error(scratch_run, tmp_path, damage):
+    path = shutil.copytree(scratch_run[0], tmp_path / "run") / "model.keras"
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    else:
+        content[len(content) // 2] ^= 0xFF
+        half = bytes(content[: len(content) // 2])
+        path.write_bytes({"empty": b"", "truncated": half, "text": b"hello"}.get(damage, content))
+    with pytest.raises(InputError, match=r"Expected a Keras model at .*model\.keras") as caught:
+        stages.load_model(path.parent)
+    assert "\n" not in str(caught.value)
+
+
+def test_fine_tuning_refuses_a_wrong_start(scratch_run, data_dir, tmp_path, vgg16_weights):
+    for start, message in (
+        (scratch_run[0], r"--start to be a feature-extraction run.*a scratch run"),
+        (tmp_path / "absent", "found nothing at"),
+    ):
+        with pytest.raises(InputError, match=message):
+            settings = dataclasses.replace(TUNE, start=str(start))
+            stages.finetune(settings, data_dir, tmp_path / "run")
+    # The corrected command must not be told of a stopped run.
+    assert runs.open_run({}, tmp_path / "run") == tmp_path / "run"
+
+
+def test_weights_with_one_byte_changed(data_dir, vgg16_weights, tmp_path):
+    content = bytearray(vgg16_weights.read_bytes())
+    content[20_000_000] ^= 1
+    broken = tmp_path / f"weights{vgg16_weights.suffix}"
+    broken.write_bytes(content)
+    config = dataclasses.replace(EXTRACT, weights=str(broken))
+    with pytest.raises(InputError, match=r"Expected VGG16's block\d_conv\d kernel.*SHA-256"):
+        stages.train_feature_extract(config, data_dir, tmp_path / "run")
+    assert files_in(tmp_path / "run") == {"config.json", "environment.json"}
+
+
+def test_three_classes_and_the_test_split_are_refused(data_dir, pictures, tmp_path):
+    with open_source(pictures) as source:
+        prepare(source, tmp_path / "two", train=4, validation=2, test=2)
+    manifest = json.loads((tmp_path / "two" / "manifest.json").read_text())
+    manifest["classes"].append("cow")
+    (tmp_path / "two" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"two classes, received .* with 3: cat, dog, cow"):
+        stages.train_scratch(SCRATCH, tmp_path / "two", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    stage = stage_run.StageRun("scratch", SCRATCH, "none", data_dir, tmp_path / "run", False)
+    with pytest.raises(ValueError, match="split='test'"):
+        stage.load("test", 32)
