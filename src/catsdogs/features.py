@@ -17,7 +17,7 @@ import time
 import keras
 import numpy as np
 
-from catsdogs.data.pipeline import image_view
+from catsdogs.data.pipeline import image_view, read_rows
 from catsdogs.data.progress import Progress
 from catsdogs.files import InputError
 from catsdogs.models import split_base
@@ -86,7 +86,7 @@ class FeatureStore:
                 model, load = prefix, self._view_loader(images, view)
             elif earlier.exists():  # then the first four blocks have been run already
                 activations = np.load(earlier, mmap_mode="r")
-                model, load = suffix, lambda rows: activations[rows]
+                model, load = suffix, lambda rows: read_rows(activations, rows)
             else:
                 model, load = self._conv_base, self._view_loader(images, view)
             label = f"{cut} features, {split} view {view}"
@@ -128,9 +128,8 @@ def _extract(path, model, load, num_rows, label):
     # Appending, not a writable memory map: on a full disk that would end in SIGBUS.
     with open(partial, "ab") as file:
         try:
-            fcntl.flock(
-                file, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # ends with the process, however it ends
+            # The lock ends with the process, however it ends.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
                 f"Expected to be alone in computing {partial.name}, found another process at it. "

@@ -110,7 +110,9 @@ def _ladder_lines(summary_rows, published):
         for row in sorted(rows, key=lambda row: row["test_accuracy"]["mean"]):
             label = f"{_VARIANTS.get(row['variant'], row['variant'])}, {row['preset']}"
             label += f", {row['dataset']}" if several else ""
-            lines.append((label, colour, row["test_accuracy"], f"{row['wall_seconds'] / 60:.0f}"))
+            seconds = row["wall_seconds"]  # None if no run of the recipe was a cold one
+            minutes = "" if seconds is None else f"{seconds / 60:.0f}"
+            lines.append((label, colour, row["test_accuracy"], minutes))
     lines += [("Published", GREY, None, None)] if published else []
     return lines + [(label, GREY, {"mean": value}, None) for label, value in published]
 

@@ -64,7 +64,7 @@ def add_runs(run_dirs, results_dir="results"):
 
 
 def summarize(results_dir="results"):
-    """Summary rows of all evidence, one a recipe, best last within each stage.
+    """Summary rows of all evidence, one a recipe: by stage, the textbook's before this project's.
 
     Returns:
         A list of dictionaries, JSON-ready; accuracies are fractions.
@@ -75,7 +75,8 @@ def summarize(results_dir="results"):
         settings = _settings(metrics)
         key = (
             list(_PRESETS).index(metrics["stage"]), metrics["preset"] != "textbook",
-            metrics["dataset"], metrics["variant"], json.dumps(settings, sort_keys=True),
+            metrics["dataset"], metrics["variant"], metrics["image_size"], len(settings),
+            json.dumps(settings, sort_keys=True),
         )  # fmt: skip
         recipes.setdefault(key, []).append((path.parent, metrics))
     return [_row(recipes[key], pathlib.Path(results_dir)) for key in sorted(recipes)]

@@ -3,12 +3,14 @@
 Images are float32 in [0, 255]: every model owns its own scaling.
 """
 
+import mmap
+
 import numpy as np
 import tensorflow as tf
 
 from catsdogs.data.augment import NUM_RANDOM, augment, output_size, view_random
 
-__all__ = ["evaluation_batches", "feature_batches", "image_batches", "image_view"]
+__all__ = ["evaluation_batches", "feature_batches", "image_batches", "image_view", "read_rows"]
 
 
 def image_batches(
@@ -62,8 +64,11 @@ def feature_batches(features, labels, *, batch_size, epochs, seed, initial_epoch
 
         def pick(index, epoch):
             view = (first[index] + epoch) % len(features)
-            rows = [features[v][i] for v, i in zip(view, index, strict=True)]
-            return np.stack(rows).astype(np.float32)
+            batch = np.empty((len(index), *features[0].shape[1:]), np.float32)
+            for number in set(view):
+                chosen = view == number
+                batch[chosen] = read_rows(features[number], index[chosen])
+            return batch
 
         batch = tf.numpy_function(pick, (index, epoch), tf.float32, stateful=False)
         return tf.ensure_shape(batch, (None, *features[0].shape[1:]))
@@ -104,7 +109,7 @@ def image_view(images, rows, view):
     Returns:
         float32 (rows, side, side, 3) in [0, 255].
     """
-    batch = images[rows].astype(np.float32)
+    batch = read_rows(images, rows).astype(np.float32)
     if view == 0:
         return batch
     if view == 1:
@@ -132,8 +137,27 @@ def _batches(load, labels, batch_size, epochs, seed, initial_epoch):
 
 def _rows(arrays, index):
     """Rows of an array on disk as a tensor; only these rows are read."""
-    rows = tf.numpy_function(lambda i: arrays[i], (index,), arrays.dtype, stateful=False)
+    rows = tf.numpy_function(lambda i: read_rows(arrays, i), (index,), arrays.dtype, stateful=False)
     return tf.ensure_shape(rows, (None, *arrays.shape[1:]))
+
+
+def read_rows(array, rows):
+    """A copy of some rows of a memory map; what was mapped for it is given back at once.
+
+    The file stays in the system's cache, so nothing is slower, but the process does not come to
+    hold the whole file: its memory does not grow with the number of images.
+
+    Args:
+        array: Any array; only a `np.memmap` of a whole file is given back.
+        rows: Slice or int (batch,).
+
+    Returns:
+        An array (batch, ...) of the same dtype.
+    """
+    copy = np.array(array[rows])
+    if isinstance(array.base, mmap.mmap):
+        array.base.madvise(mmap.MADV_DONTNEED)
+    return copy
 
 
 def _targets(labels, index):
