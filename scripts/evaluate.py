@@ -11,7 +11,7 @@ import json
 
 import tyro
 
-from catsdogs import cli
+from catsdogs import cli, runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Arguments:
 def main():
     arguments = cli.parse(Arguments, __doc__)
     cli.require_runs(arguments.runs)
+    for run in arguments.runs:  # a wrong name is told at once, not after the seconds of loading
+        runs.load_run(run)
     evaluate = cli.load_quietly("catsdogs.stages").evaluate
     metrics = {run: evaluate(run, arguments.data_dir) for run in arguments.runs}
     if arguments.json:

@@ -40,6 +40,7 @@ ALLOWED = {
     "plots": "figures",
     "history_plot": "figures",
     "ladder_plot": "figures",
+    "preview": "data.augment data.images data.splits figures plots",
     "stage_run": "config data.images data.pipeline data.splits evaluation features figures files "
     "history_plot runs training",
     "stages": "config data.images data.pipeline data.splits evaluation features figures files "
@@ -55,6 +56,7 @@ MAX_LINES = 260
 LONG = {
     "data.sketches": 430,  # one drawing, in many strokes
     "weights": 295,  # 40 lines of pinned digests
+    "data.splits": 280,  # the manifest, and what makes it
 }
 
 

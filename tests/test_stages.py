@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import shutil
 import zipfile
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from catsdogs import runs, stage_run, stages, training
+from catsdogs import models, runs, stage_run, stages, training
 from catsdogs.config import FeatureExtractConfig, FinetuneConfig, ScratchConfig
 from catsdogs.data.images import load_split
 from catsdogs.data.sources import open_source
@@ -175,7 +176,10 @@ def test_stopped_stage_goes_on_to_the_same_end(scratch_run, data_dir, tmp_path, 
     ],
     ids=["residual", "book", "none"],
 )
-def test_other_ways_from_scratch(changes, data_dir, tmp_path):
+def test_other_ways_from_scratch(changes, data_dir, tmp_path, monkeypatch):
+    # Two blocks instead of eight: what takes long is to compile them.
+    few_blocks = functools.partial(models.build_residual_convnet, widths=(8, 16), blocks=1)
+    monkeypatch.setattr(models, "build_residual_convnet", few_blocks)
     config = dataclasses.replace(SCRATCH, epochs=1, **changes)
     run_dir, metrics = stages.train_scratch(config, data_dir, tmp_path / "run")
     assert metrics["variant"] == config.augmentation and files_in(run_dir) == FINISHED

@@ -1,5 +1,8 @@
 """Optimizers, precision, and the promise that a run that was stopped ends as if it had not been."""
 
+import errno
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -74,7 +77,7 @@ def straight(tmp_path_factory):
     return model, fit(model, run_dir), run_dir
 
 
-@pytest.mark.parametrize("stops", [[3], [2, 4]])
+@pytest.mark.parametrize("stops", [[2, 4]])
 def test_stopped_run_ends_bit_for_bit_as_if_it_had_not_been(straight, stops, tmp_path):
     expected_model, expected, expected_dir = straight
     for epoch in stops:
@@ -96,9 +99,10 @@ def test_state_holds_more_than_the_weights(straight):
     assert int(model.optimizer.iterations) == EPOCHS * STEPS
     moments = [v.numpy() for v in model.optimizer.variables if "momentum" in v.path]
     assert moments and all(np.abs(moment).max() > 0 for moment in moments)
-    (generator,), (expected,) = map(training._random_generators, (model, trained))
+    (generator,) = (v.numpy() for v in model.variables if "seed_generator" in v.path)
+    (expected,) = (v.numpy() for v in trained.variables if "seed_generator" in v.path)
     np.testing.assert_array_equal(generator, expected)
-    assert generator.numpy()[1] == EPOCHS * STEPS  # dropout drew once a step
+    assert generator[1] == EPOCHS * STEPS  # dropout drew once a step
 
 
 def test_finished_training_is_not_repeated(straight):
@@ -117,7 +121,7 @@ def test_best_epoch_is_what_is_left(straight):
     )
     assert found["cross_entropy"] == pytest.approx(min(history["val_loss"]), rel=1e-5)
     assert sorted(path.name for path in (run_dir / "state").iterdir()) == [
-        "best.weights.h5", f"epoch-{EPOCHS:04d}.weights.h5",
+        "best.npz", f"epoch-{EPOCHS:04d}.npz",
     ]  # fmt: skip
 
 
@@ -129,7 +133,7 @@ def test_of_equal_epochs_the_first_is_kept(tmp_path):
     for epoch, val_loss in enumerate([0.7, 0.6000001, 0.6, 0.65]):
         model.get_layer("logit").bias.assign([float(epoch)])
         state.on_epoch_end(epoch, {**logs, "val_loss": val_loss, "val_cross_entropy": val_loss})
-    model.load_weights(state.best_path)
+    training._load(state.best_path, model.weights)
     # The same as `history["val_loss"].index(min(...))`, which metrics.json calls the best epoch.
     assert state.history["val_loss"].index(min(state.history["val_loss"])) == 1
     assert model.get_layer("logit").bias.numpy().tolist() == [1.0]
@@ -165,6 +169,24 @@ def test_loss_that_is_not_finite_is_an_error_and_the_last_good_state_stays(tmp_p
         healthy = build()
         training._RunState(tmp_path).restore(healthy, epoch - 1)
         assert all(np.isfinite(weight).all() for weight in healthy.get_weights())
+
+
+def test_full_disk_keeps_the_last_whole_state(tmp_path, monkeypatch):
+    model, savez = build(), np.savez
+
+    def disk_is_full(file, *arrays):
+        if training.completed_epochs(tmp_path) == 1 and len(arrays) > len(model.weights):
+            file.write(b"the first bytes of many")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        savez(file, *arrays)
+
+    monkeypatch.setattr(np, "savez", disk_is_full)
+    with pytest.raises(OSError, match="No space left"):
+        fit(model, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == [
+        "best.npz", "epoch-0001.npz",
+    ]  # fmt: skip
+    assert training.completed_epochs(tmp_path) == 1
 
 
 def test_rate_too_high_is_an_error(tmp_path):

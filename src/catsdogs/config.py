@@ -98,7 +98,7 @@ class FeatureExtractConfig:
     run anew on a fresh augmentation in every epoch, as in the book."""
     image_size: int = 320
     """Side of the square images, in pixels: the cheapest way to more accuracy."""
-    views: int = 4
+    views: int = 3
     """Views of each training image for `augmented`: itself, its mirror image, then random warps."""
     pooling: Literal["average", "none"] = "average"
     """Average the last feature map over positions, or keep every position as the book does."""

@@ -113,10 +113,11 @@ def update(root="."):
 def _settings(metrics):
     """What differs from the preset, seed and variant aside."""
     preset = _PRESETS[metrics["stage"]][metrics["preset"]]
+    without_effect = () if metrics["variant"] == "augmented" else ("views",)
     return {
         name: value
         for name, value in metrics["config"].items()
-        if name not in _NOT_SETTINGS and value != getattr(preset, name)
+        if name not in (*_NOT_SETTINGS, *without_effect) and value != getattr(preset, name)
     }
 
 

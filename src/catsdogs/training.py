@@ -5,8 +5,8 @@ import pathlib
 import sys
 import time
 
-import h5py
 import keras
+import numpy as np
 
 from catsdogs.files import InputError, atomic_path
 from catsdogs.runs import read_history, write_history
@@ -116,7 +116,7 @@ def fit(model, batches, validation, *, epochs, steps_per_epoch, run_dir):
             f"{len(state.history['loss']) + 1}. Try a smaller --learning-rate, or "
             "--precision float32."
         )
-    model.load_weights(state.best_path)
+    _load(state.best_path, model.weights)
     return state.history
 
 
@@ -141,21 +141,20 @@ class _RunState(keras.callbacks.Callback):
     Keras's BackupAndRestore keeps neither the history nor the best epoch, and writes its two files
     one after the other. Here the order makes every moment safe to stop in: the state's file comes
     last, and what was written before it is written again, the same, when the epoch is repeated.
+
+    Keras's own weight files leave out the random generators, and with them which activations
+    dropout drops next; and writing HDF5 on a full disk ends in a segmentation fault.
     """
 
     def __init__(self, run_dir):
         super().__init__()
         self._run_dir = pathlib.Path(run_dir)
-        self.best_path = self._run_dir / "state" / "best.weights.h5"
+        self.best_path = self._run_dir / "state" / "best.npz"
         self.history = {"loss": [], "accuracy": [], "val_loss": [], "val_accuracy": []}
 
     def restore(self, model, epoch):
-        path = _state_path(self._run_dir, epoch)
         model.optimizer.build(model.trainable_variables)
-        model.load_weights(path)
-        with h5py.File(path) as file:
-            for number, generator in enumerate(_random_generators(model)):
-                generator.assign(file[f"random_generators/{number}"][()])
+        _load(_state_path(self._run_dir, epoch), _all_variables(model))
         history = read_history(self._run_dir)
         self.history = {name: history[name][:epoch] for name in self.history}
 
@@ -175,37 +174,37 @@ class _RunState(keras.callbacks.Callback):
             self.history[name].append(float(f"{logs[source]:.6g}"))
         *earlier, val_loss = self.history["val_loss"]
         if val_loss < min(earlier, default=math.inf):
-            self._save(self.best_path)
+            _save(self.best_path, self.model.weights)
         write_history(self._run_dir, self.history)
         newest = _state_path(self._run_dir, epoch + 1)
-        self._save(newest)
+        _save(newest, _all_variables(self.model))
         for path in _states(self._run_dir):
             if path != newest:
                 path.unlink()
 
-    def _save(self, path):
-        # Keras insists on this ending, which a temporary name keeps.
-        with atomic_path(path) as temporary:
-            renamed = temporary.with_name(temporary.stem + ".weights.h5")
-            self.model.save_weights(renamed)
-            # Keras leaves out the generators, and with them which activations dropout drops next.
-            with h5py.File(renamed, "a") as file:
-                for number, generator in enumerate(_random_generators(self.model)):
-                    file[f"random_generators/{number}"] = keras.ops.convert_to_numpy(generator)
-            renamed.replace(temporary)
+
+def _all_variables(model):
+    """Weights, random generators and what the optimizer has gathered."""
+    return [*model.variables, *model.optimizer.variables]
 
 
-def _random_generators(model):
-    """The states of dropout's random generators, as variables."""
-    return [v for v in model.variables if v.path.endswith("seed_generator_state")]
+def _save(path, variables):
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, *map(keras.ops.convert_to_numpy, variables))
+
+
+def _load(path, variables):
+    with np.load(path) as arrays:
+        for number, variable in enumerate(variables):
+            variable.assign(arrays[f"arr_{number}"])
 
 
 def _states(run_dir):
-    return sorted((pathlib.Path(run_dir) / "state").glob("epoch-*.weights.h5"))
+    return sorted((pathlib.Path(run_dir) / "state").glob("epoch-*.npz"))
 
 
 def _state_path(run_dir, epoch):
-    return pathlib.Path(run_dir) / "state" / f"epoch-{epoch:04d}.weights.h5"
+    return pathlib.Path(run_dir) / "state" / f"epoch-{epoch:04d}.npz"
 
 
 def _epoch_of(path):
