@@ -18,7 +18,7 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 # all of them stand further up. `files` holds what everybody needs: atomic writes, the error class.
 ALLOWED = {
     "files": "",
-    "config": "",
+    "config": "files",
     "cli": "files stages",  # stages late, inside a function: loading it takes seconds
     "data.progress": "",
     "data.download": "files data.progress",

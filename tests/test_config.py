@@ -7,6 +7,7 @@ import inspect
 import pytest
 
 from catsdogs import config
+from catsdogs.files import InputError
 
 STAGES = {"scratch": config.SCRATCH, "features": config.FEATURE_EXTRACT, "tune": config.FINETUNE}
 CLASSES = [getattr(config, name) for name in config.__all__ if name.endswith("Config")]
@@ -65,3 +66,20 @@ def test_smoke_only_shrinks(presets, name):
     assert changed <= {"epochs", "image_size", "crop_size", "views", "smoke"}
     assert small.epochs <= 2 and getattr(small, "image_size", 64) == 64
     assert config.shrink(dataclasses.replace(presets[name], epochs=1)).epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("epochs", 0), ("image_size", 20), ("dropout", 1.0), ("learning_rate", float("nan"))],
+)
+def test_settings_out_of_range_are_refused_by_name(setting, value):
+    wrong = dataclasses.replace(config.SCRATCH["best"], **{setting: value})
+    with pytest.raises(InputError, match="--" + setting.replace("_", "-")):
+        config.check(wrong)
+
+
+def test_every_preset_and_its_smoke_version_are_in_range():
+    for presets in (config.SCRATCH, config.FEATURE_EXTRACT, config.FINETUNE):
+        for preset in presets.values():
+            config.check(preset)
+            config.check(config.shrink(preset))

@@ -9,6 +9,8 @@ help text on the command line.
 import dataclasses
 from typing import Literal
 
+from catsdogs.files import InputError
+
 __all__ = [
     "FEATURE_EXTRACT",
     "FINETUNE",
@@ -17,6 +19,7 @@ __all__ = [
     "FinetuneConfig",
     "PrepareConfig",
     "ScratchConfig",
+    "check",
     "shrink",
 ]
 
@@ -209,6 +212,29 @@ FINETUNE = {
         epochs=100,
     ),
 }
+
+
+def check(config):
+    """Refuses settings that cannot be trained with, before anything is made.
+
+    Args:
+        config: A stage's config.
+
+    Raises:
+        InputError: If a number is out of its range.
+    """
+    # The book's convnet needs 46 pixels at least, VGG16 32.
+    ranges = {
+        "image_size": (64, 2048), "crop_size": (32, 2048), "views": (1, 1000),
+        "units": (1, 65_536), "dropout": (0, 0.95), "label_smoothing": (0, 0.95),
+        "epochs": (1, 100_000), "batch_size": (1, 65_536), "learning_rate": (1e-12, 10),
+        "weight_decay": (0, 10), "warmup": (0, 1), "seed": (0, 2**31 - 1),
+    }  # fmt: skip
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name, low)
+        if not low <= value <= high:  # false for NaN too
+            flag = "--" + name.replace("_", "-")
+            raise InputError(f"Expected {flag} from {low:g} to {high:g}. Received: {value}.")
 
 
 def shrink(config):

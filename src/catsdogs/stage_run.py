@@ -43,6 +43,7 @@ class StageRun:
 
     def __init__(self, stage, config, variant, data_dir, run_dir, resume):
         self._started, self._began = time.perf_counter(), time.time()
+        presets.check(config)
         self._stage, self._variant = stage, variant
         self.config = presets.shrink(config) if config.smoke else config
         self.data_dir = find_data_dir(data_dir)
