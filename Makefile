@@ -32,7 +32,7 @@ ladder: $(READY)  ## the full runs on the photographs, as in the README's table 
 	$(BIN)/python scripts/run_ladder.py --data-dir data/dogs-vs-cats
 
 results: $(READY)  ## put the runs on the photographs into results/ and the README's table
-	$(BIN)/python scripts/update_results.py runs/dogs-vs-cats/*
+	$(BIN)/python scripts/update_results.py runs/dogs-vs-cats/*/
 
 test: $(READY)  ## the tests
 	$(BIN)/python -m pytest -q

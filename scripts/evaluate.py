@@ -2,8 +2,8 @@
 
 Examples:
     python scripts/evaluate.py runs/dogs-vs-cats/finetune-best-augmented-seed0
-    python scripts/evaluate.py runs/dogs-vs-cats/*            several runs, one table
-    python scripts/evaluate.py runs/dogs-vs-cats/* --json     the same for a program to read
+    python scripts/evaluate.py runs/dogs-vs-cats/*/           several runs, one table
+    python scripts/evaluate.py runs/dogs-vs-cats/*/ --json    the same for a program to read
 """
 
 import dataclasses

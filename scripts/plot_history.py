@@ -12,6 +12,7 @@ import pathlib
 import tyro
 
 from catsdogs import cli, figures, runs
+from catsdogs.files import InputError
 from catsdogs.history_plot import plot_history
 
 
@@ -21,8 +22,9 @@ class Arguments:
     """Run folders; several are drawn over each other."""
     output: str = "history.png"
     """Picture to write."""
-    smoothing: float = 0.8
-    """Weight of the past in the exponential moving average, from 0 to below 1."""
+    smoothing: float | None = None
+    """Weight of the past in the exponential moving average, from 0 to below 1; by default 0.8, and
+    less for runs so short that the average would lag behind."""
     show: bool = False
     """Also open the picture in a window."""
 
@@ -30,7 +32,14 @@ class Arguments:
 def main():
     arguments = cli.parse(Arguments, __doc__)
     cli.require_runs(arguments.runs)
-    histories = {pathlib.Path(run).name: runs.read_history(run) for run in arguments.runs}
+    if arguments.smoothing is not None and not 0 <= arguments.smoothing < 1:
+        raise InputError(
+            f"Expected --smoothing from 0 to below 1. Received: {arguments.smoothing}."
+        )
+    names = [pathlib.Path(run).name for run in arguments.runs]
+    if len(set(names)) < len(names):  # runs of one name under two data sets
+        names = [str(pathlib.Path(run)) for run in arguments.runs]
+    histories = dict(zip(names, map(runs.read_history, arguments.runs), strict=True))
     figure = plot_history(histories, arguments.smoothing)
     figures.save_figure(figure, arguments.output)
     print(arguments.output)

@@ -1,7 +1,7 @@
 """Adds evaluated runs to results/, then makes the summary, the picture and the README's table.
 
 Examples:
-    python scripts/update_results.py runs/dogs-vs-cats/*    add these runs' evidence
+    python scripts/update_results.py runs/dogs-vs-cats/*/   add these runs' evidence
     python scripts/update_results.py                        only make the summary and table anew
 """
 

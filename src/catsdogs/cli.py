@@ -27,7 +27,11 @@ __all__ = [
     "run",
 ]
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+# What a user can mend: a full or read-only disk, a missing permission, a path that leads nowhere.
+_USERS_ERRNO = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,11 +163,11 @@ def run(main):
     except OSError as error:
         # HDF5 raises OSErrors of its own, which name the cause only in their text.
         cause = os.strerror(errno.ENOSPC) if "No space left" in str(error) else error.strerror
-        if error.errno not in _NO_ROOM and cause != os.strerror(errno.ENOSPC):
+        if error.errno not in _USERS_ERRNO and cause != os.strerror(errno.ENOSPC):
             raise
         message = (
-            f"Expected room and permission to write, received: {cause} "
-            f"({error.filename or 'no file named'}). Free some space or choose another folder."
+            f"Expected a usable path, permission and free space, received: {cause} "
+            f"({error.filename or 'no file named'}). Mend that or choose another path."
         )
         sys.exit(_say(f"{script}: {message}", 2))
     except KeyboardInterrupt:
@@ -222,5 +226,5 @@ def require_runs(run_dirs):
     """
     if not run_dirs:
         raise InputError(
-            "Expected at least one run folder, received none. Example: runs/dogs-vs-cats/*."
+            "Expected at least one run folder, received none. Example: runs/dogs-vs-cats/*/."
         )

@@ -105,6 +105,8 @@ class FeatureExtractConfig:
     """Views of each training image for `augmented`: itself, its mirror image, then random warps."""
     pooling: Literal["average", "none"] = "average"
     """Average the last feature map over positions, or keep every position as the book does."""
+    normalize: bool = True
+    """Whether to normalise each image's features first, which speeds up learning."""
     units: int = 256
     """Width of the dense layer."""
     dropout: float = 0.5
@@ -163,7 +165,7 @@ class FinetuneConfig:
     weights: str | None = None
     """File with the VGG16 ImageNet tensors; found or downloaded by itself when not given."""
     precision: Precision = "auto"
-    """Arithmetic; `auto` takes bfloat16 where this CPU is faster at it."""
+    """Arithmetic, which must be that of the run to start from; `auto` takes that one's."""
     seed: int = 0
     """Decides order and dropout; also picks the run to start from."""
     smoke: bool = False
@@ -192,6 +194,7 @@ FEATURE_EXTRACT = {
         preset="textbook",
         image_size=150,
         pooling="none",
+        normalize=False,
         optimizer="rmsprop",
         learning_rate=2e-5,
         label_smoothing=0.0,
@@ -223,9 +226,8 @@ def check(config):
     Raises:
         InputError: If a number is out of its range.
     """
-    # The book's convnet needs 46 pixels at least, VGG16 32.
     ranges = {
-        "image_size": (64, 2048), "crop_size": (32, 2048), "views": (1, 1000),
+        "image_size": (32, 2048), "crop_size": (32, 2048), "views": (1, 1000),
         "units": (1, 65_536), "dropout": (0, 0.95), "label_smoothing": (0, 0.95),
         "epochs": (1, 100_000), "batch_size": (1, 65_536), "learning_rate": (1e-12, 10),
         "weight_decay": (0, 10), "warmup": (0, 1), "seed": (0, 2**31 - 1),

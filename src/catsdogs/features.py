@@ -17,9 +17,10 @@ import time
 import keras
 import numpy as np
 
+from catsdogs.data import augment
 from catsdogs.data.pipeline import image_view, read_rows
 from catsdogs.data.progress import Progress
-from catsdogs.files import InputError
+from catsdogs.files import InputError, sha256_of
 from catsdogs.models import split_base
 from catsdogs.weights import VGG16_DIGEST
 
@@ -42,15 +43,15 @@ class FeatureStore:
         conv_base: A model from `build_vgg16_base`, with the ImageNet weights.
         dataset_digest: `Manifest.digest` of the pictures.
         precision: Name of the dtype policy that `conv_base` was built under.
-        since: When the run began, seconds of `time.time()`; `reused` tells whether anything was
-            taken over from before. By default now.
+        since: When the run began, seconds of `time.time()`, by default now. `reused` tells whether
+            anything was taken over from before, `computed` whether anything was not.
     """
 
     def __init__(self, folder, conv_base, *, dataset_digest, precision, since=None):
         self._folder = pathlib.Path(folder)
         self._conv_base = conv_base
         self._since = time.time() if since is None else since
-        self.reused = False  # for honest timings
+        self.reused = self.computed = False  # for honest timings
         self._last = conv_base.layers[-1].name
         self._image_size = conv_base.input.shape[1]
         self._key = {
@@ -79,12 +80,14 @@ class FeatureStore:
         if path.exists():
             self.reused |= path.stat().st_mtime < self._since
         else:
+            self.computed = True
             self.reused |= _partial(path).exists()
             earlier = self._path(images, split, view, CUT)
             prefix, suffix = split_base(self._conv_base, CUT)
             if cut == CUT:
                 model, load = prefix, self._view_loader(images, view)
             elif earlier.exists():  # then the first four blocks have been run already
+                self.reused |= earlier.stat().st_mtime < self._since
                 activations = np.load(earlier, mmap_mode="r")
                 model, load = suffix, lambda rows: read_rows(activations, rows)
             else:
@@ -105,6 +108,8 @@ class FeatureStore:
             "view": view,
             "cut": cut,
         }
+        if view > 1:  # the first two are the image and its mirror image, whatever the warps are
+            content["augmentation"] = sha256_of(augment.__file__)
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         return self._folder / f"{split}-view{view}-{cut}-{self._image_size}-{digest}.npy"
 

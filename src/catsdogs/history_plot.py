@@ -12,12 +12,13 @@ from catsdogs.figures import INK, STYLE, line_colours
 
 __all__ = ["plot_history", "smooth"]
 
+_BOOKS_FACTOR = 0.8
 _LONGEST_LAG = 0.05  # of a run; a longer average would show its own lag and little else
 _VALIDATION = {"linewidth": 2.2, "linestyle": "-"}
 _TRAINING = {"linewidth": 1.6, "linestyle": (0, (3, 1.2))}
 
 
-def smooth(values, factor=0.8):
+def smooth(values, factor=_BOOKS_FACTOR):
     """Exponential moving average, as the book's curves have it.
 
     Args:
@@ -43,7 +44,7 @@ def smooth(values, factor=0.8):
 
 
 @matplotlib.rc_context(STYLE)
-def plot_history(histories, smoothing=0.8):
+def plot_history(histories, smoothing=None):
     """Accuracy and loss of one or several runs, epoch by epoch.
 
     Faint lines are the values themselves, bold ones their moving average; a ring marks the epoch
@@ -52,7 +53,8 @@ def plot_history(histories, smoothing=0.8):
     Args:
         histories: `dict` from the run's name to its history: lists of one float an epoch under
             `accuracy`, `val_accuracy` (fractions), `loss` and `val_loss` (nats).
-        smoothing: Factor for `smooth`; less for short runs, where it would only lag behind.
+        smoothing: Factor for `smooth`, in [0, 1); `None` for the book's 0.8, and less for short
+            runs, where that would only lag behind.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -122,7 +124,8 @@ def _plot_run(axes, history, quantity, limit, best, colour, smoothing):
     num_epochs = len(history[quantity])
     epochs = np.arange(1, num_epochs + 1)
     # An average with factor f looks back over 1 / (1 - f) epochs.
-    factor = min(smoothing, max(0, 1 - 1 / (_LONGEST_LAG * num_epochs)))
+    short = max(0, 1 - 1 / (_LONGEST_LAG * num_epochs))
+    factor = min(_BOOKS_FACTOR, short) if smoothing is None else smoothing
     dot = "o" if num_epochs == 1 else None  # a line through one point shows nothing
     for key, style in ((quantity, _TRAINING), (f"val_{quantity}", _VALIDATION)):
         if factor:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 from catsdogs import runs
+from catsdogs.data.splits import load_manifest
 from catsdogs.figures import save_figure
 from catsdogs.files import InputError, read_json
 from catsdogs.history_plot import plot_history
@@ -71,7 +72,7 @@ FULL = (
     ),
     *_seeds(
         "train_feature_extract", "feature_extract-textbook-end_to_end", "--preset", "textbook",
-        "--variant", "end_to_end", "--epochs", "2", seeds=(0,),
+        "--variant", "end_to_end", "--dropout", "0", "--epochs", "2", seeds=(0,),
     ),
     Step(
         "finetune", "finetune-textbook-end_to_end-seed0", ("--preset", "textbook", "--epochs", "1"),
@@ -100,7 +101,9 @@ def climb(steps, data_dir, root):
     run_dirs = [pathlib.Path(root) / step.name for step in steps]
     for number, (step, run_dir) in enumerate(zip(steps, run_dirs, strict=True), start=1):
         print(f"\n[{number}/{len(steps)}] {step.script} {' '.join(step.flags)}", flush=True)
-        if not runs.is_complete(run_dir):
+        if runs.is_complete(run_dir):
+            _check_data(run_dir, data_dir)
+        else:
             command = [scripts / f"{step.script}.py", *step.flags]
             command += ["--data-dir", data_dir, "--run-dir", run_dir]
             if step.start:
@@ -145,6 +148,15 @@ def print_ladder(run_dirs, root):
     print(f"\nFigures: {picture}")
     for run_dir in run_dirs:
         print(f"         {run_dir}/curves.png, confusion.png, roc.png")
+
+
+def _check_data(run_dir, data_dir):
+    """Refuses a finished run of other pictures: its figures would pass for those of these."""
+    if runs.load_run(run_dir)[1]["dataset_digest"] != load_manifest(data_dir).digest:
+        raise InputError(
+            f"Expected {run_dir} to be a run on {data_dir}, found one on other pictures or splits. "
+            "Move or delete that folder and start again."
+        )
 
 
 def _run(command, name):

@@ -109,6 +109,11 @@ def _ladder_lines(summary_rows, published):
         lines += [(heading, colour, None, None)] if rows else []
         for row in sorted(rows, key=lambda row: row["test_accuracy"]["mean"]):
             label = f"{_VARIANTS.get(row['variant'], row['variant'])}, {row['preset']}"
+            label += f", {row['image_size']}²" + "".join(
+                f", {name.replace('_', ' ')} {value}"
+                for name, value in row["settings"].items()
+                if name != "image_size"
+            )
             label += f", {row['dataset']}" if several else ""
             seconds = row["wall_seconds"]  # None if no run of the recipe was a cold one
             minutes = "" if seconds is None else f"{seconds / 60:.0f}"

@@ -52,6 +52,11 @@ def open_run(settings, run_dir, *, resume=False):
     while is_complete(free):
         number += 1
         free = run_dir.with_name(f"{run_dir.name}-{number}")
+    if resume and free != run_dir and not free.exists():
+        raise InputError(
+            f"Expected a run that was stopped, received {run_dir}, which is finished. "
+            "Leave out --resume to train another one."
+        )
     present = {path.name for path in free.iterdir()} if free.is_dir() else set()
     if {"config.json", "history.csv"} <= present:
         started = read_json(free / "config.json")

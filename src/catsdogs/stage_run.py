@@ -64,11 +64,50 @@ class StageRun:
         run_dir = run_dir or root / run_name(stage, config.preset, variant, config.seed)
         self.run_dir = runs.open_run(settings, run_dir, resume=resume)
         self._store = None
+        self._start = None
         self._image_size = None
         keras.utils.set_random_seed(config.seed)
         self.precision = training.choose_precision(config.precision)
         what = "drawings, not photographs" if self._manifest.is_drawing else "photographs"
         print(f"{self._manifest.dataset} ({what}), {self.precision}, {self.run_dir}", flush=True)
+
+    def begin_from(self, start, made):
+        """Takes another run as the one to start from.
+
+        Args:
+            start: Folder of a finished feature extraction.
+            made: Whether it was made within this run.
+
+        Returns:
+            Its metrics.
+
+        Raises:
+            InputError: If it is not one, or was trained on other pictures or in other precision.
+        """
+        _, metrics = runs.load_run(start)
+        if metrics["stage"] != "feature_extract":
+            raise InputError(
+                f"Expected --start to be a feature-extraction run, received {start}, a "
+                f"{metrics['stage']} run. Make one with scripts/train_feature_extract.py."
+            )
+        if metrics["dataset_digest"] != self._manifest.digest:
+            raise InputError(
+                f"Expected --start to be trained on {self.data_dir}, received {start}, which was "
+                "trained on other pictures or splits: it may have seen test pictures. Train the "
+                "head again, or give another --start."
+            )
+        if self.config.precision not in ("auto", metrics["precision"]):
+            raise InputError(
+                f"Expected --precision {metrics['precision']}, which {start} was trained in. "
+                f"Received: {self.config.precision}."
+            )
+        self.precision = metrics["precision"]
+        self._start = {
+            "run": pathlib.Path(start).name, "made": made,
+            "cold": metrics["cold"], "warm": metrics["warm"],
+        }  # fmt: skip
+        print(f"Starting from {start}", flush=True)
+        return metrics
 
     def load(self, split, image_size):
         """Images and labels of a split, as `load_split` gives them; a few of them with `--smoke`.
@@ -179,8 +218,8 @@ class StageRun:
             "num_train": num_images,
             "best_epoch": 1 + history["val_loss"].index(min(history["val_loss"])),
             "validation": evaluate_predictions(labels, probabilities, self._manifest.classes),
-            # Cold: nothing was taken over from an earlier run, so the seconds are all there is.
-            "cold": not first_epoch and (self._store is None or not self._store.reused),
+            "start": self._start,
+            **self._timing(resumed=first_epoch > 0),
             "wall_seconds": round(time.perf_counter() - self._started, 1),
             "peak_rss_mb": runs.peak_memory_mb(),
             "environment": read_json(self.run_dir / "environment.json"),
@@ -188,6 +227,16 @@ class StageRun:
         write_json(self.run_dir / "metrics.json", metrics)
         shutil.rmtree(self.run_dir / "state", ignore_errors=True)
         return self.run_dir, metrics
+
+    def _timing(self, resumed):
+        """What the seconds stand for: all there is to do, or training on cached features alone."""
+        store, start = self._store, self._start
+        cold = not resumed and (store is None or not store.reused)
+        warm = not resumed and store is not None and not store.computed
+        if start:
+            cold = cold and start["made"] and start["cold"]
+            warm = warm and (start["warm"] or not start["made"])
+        return {"cold": cold, "warm": warm}
 
 
 def run_name(stage, preset, variant, seed):

@@ -4,6 +4,7 @@ This is the only place where data sets and models meet. No stage but `evaluate` 
 split.
 """
 
+import csv
 import dataclasses
 import pathlib
 import zipfile
@@ -45,6 +46,11 @@ def train_scratch(config, data_dir=None, run_dir=None, *, resume=False):
     train = stage.load("train", config.image_size)
     validation = stage.load("validation", config.image_size)
 
+    if config.architecture == "textbook" and config.image_size < 46:
+        raise InputError(
+            "Expected --image-size 46 or more for the textbook convnet, whose four convolutions "
+            f"leave nothing of a smaller image. Received: {config.image_size}."
+        )
     if config.architecture == "residual":
         model, crop_size = models.build_residual_convnet(config.dropout), config.crop_size
     else:
@@ -77,7 +83,7 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
     models.freeze(conv_base)
     head = models.build_head(
         conv_base.output.shape[1:], config.units, config.dropout,
-        normalize=config.preset == "best",
+        normalize=config.normalize,
     )  # fmt: skip
     classifier = models.build_vgg16_classifier(conv_base, head)
 
@@ -112,14 +118,8 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False):
     """
     stage = StageRun("finetune", config, config.variant, data_dir, run_dir, resume)
     config = stage.config
-    start = config.start or _make_start(stage)
-    started_from, start_metrics = runs.load_run(start)
-    if started_from["stage"] != "feature_extract":
-        raise InputError(
-            f"Expected --start to be a feature-extraction run, received {start}, a "
-            f"{started_from['stage']} run. Make one with scripts/train_feature_extract.py."
-        )
-    stage.precision = start_metrics["precision"]
+    start, made = (pathlib.Path(config.start), False) if config.start else _make_start(stage)
+    start_metrics = stage.begin_from(start, made)
     keras.utils.set_random_seed(config.seed)  # the same whether the start was made now or found
     classifier = load_model(start)
     models.unfreeze_block5(classifier)
@@ -185,13 +185,11 @@ def evaluate(run_dir, data_dir=None):
     probabilities = model.predict(batches, verbose=0)[:, 0]
 
     metrics["test"] = evaluate_predictions(labels, probabilities, manifest.classes)
-    with atomic_path(run_dir / "predictions.csv") as path:
-        lines = [
-            f"{file.name},{manifest.classes[label]},{probability:.6f}"
-            for file, label, probability in zip(files, labels, probabilities, strict=True)
-        ]
-        header = f"file,label,probability_of_{manifest.classes[1]}"
-        path.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    with atomic_path(run_dir / "predictions.csv") as path, path.open("w", newline="") as output:
+        writer = csv.writer(output, lineterminator="\n")
+        writer.writerow(["file", "label", f"probability_of_{manifest.classes[1]}"])
+        for file, label, probability in zip(files, labels, probabilities, strict=True):
+            writer.writerow([file.name, manifest.classes[label], f"{probability:.6f}"])
     save_figure(
         plot_confusion_matrix(metrics["test"]["confusion_matrix"], manifest.classes),
         run_dir / "confusion.png",
@@ -224,19 +222,22 @@ def load_model(run_dir):
 
 
 def _make_start(stage):
-    """The feature-extraction run beside this one that fine-tuning starts from; made if missing."""
+    """The feature-extraction run beside this one to start from, and whether it was made now."""
     config = stage.config
     preset = presets.FEATURE_EXTRACT[config.preset]
     variant = "end_to_end" if config.variant == "end_to_end" else "cached"
     run_dir = stage.run_dir.with_name(
         run_name("feature_extract", config.preset, variant, config.seed)
     )
-    if not runs.is_complete(run_dir):
+    missing = not runs.is_complete(run_dir)
+    if missing:
         print("Fine-tuning needs a trained head first: extracting features.", flush=True)
+        if variant == "end_to_end":  # the book's network has no dropout here
+            preset = dataclasses.replace(preset, dropout=0.0)
         settings = dataclasses.replace(
             preset, variant=variant, weights=config.weights, precision=config.precision,
             seed=config.seed, smoke=config.smoke,
         )  # fmt: skip
         resume = (run_dir / "config.json").exists()
         train_feature_extract(settings, stage.data_dir, run_dir, resume=resume, keep_cut=True)
-    return run_dir
+    return run_dir, missing
