@@ -12,7 +12,6 @@ import pathlib
 import tyro
 
 from catsdogs import cli, figures, runs
-from catsdogs.files import InputError
 from catsdogs.history_plot import plot_history
 
 
@@ -32,10 +31,6 @@ class Arguments:
 def main():
     arguments = cli.parse(Arguments, __doc__)
     cli.require_runs(arguments.runs)
-    if arguments.smoothing is not None and not 0 <= arguments.smoothing < 1:
-        raise InputError(
-            f"Expected --smoothing from 0 to below 1. Received: {arguments.smoothing}."
-        )
     names = [pathlib.Path(run).name for run in arguments.runs]
     if len(set(names)) < len(names):  # runs of one name under two data sets
         names = [str(pathlib.Path(run)) for run in arguments.runs]

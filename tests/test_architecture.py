@@ -21,7 +21,8 @@ ALLOWED = {
     "config": "files",
     "cli": "files stages",  # stages late, inside a function: loading it takes seconds
     "data.progress": "",
-    "data.download": "files data.progress",
+    "network": "",
+    "data.download": "files data.progress network",
     "data.sketches": "files",
     "data.sources": "files data.download data.sketches",
     "data.images": "files data.progress",
@@ -30,15 +31,15 @@ ALLOWED = {
     "data.splits": "files data.progress data.images data.selection",
     "data.augment": "",
     "data.pipeline": "data.augment",
-    "weights": "files",
+    "weights": "files network",
     "models": "weights",
-    "features": "files data.pipeline data.progress models weights",
+    "features": "files data.augment data.pipeline data.progress models weights",
     "runs": "files",
     "training": "files runs",
     "evaluation": "",
     "figures": "files",
     "plots": "figures",
-    "history_plot": "figures",
+    "history_plot": "figures files",
     "ladder_plot": "figures",
     "preview": "data.augment data.images data.splits figures plots",
     "stage_run": "config data.images data.pipeline data.splits evaluation features figures files "
@@ -46,7 +47,7 @@ ALLOWED = {
     "stages": "config data.images data.pipeline data.splits evaluation features figures files "
     "models plots runs stage_run",
     "results": "config evaluation figures files ladder_plot runs",
-    "ladder": "figures files history_plot runs",
+    "ladder": "data.splits figures files history_plot runs",
 }
 # What is heavy stays where it is needed, so that a script starts at once.
 ALLOWED_TENSORFLOW = {"data.augment", "data.pipeline", "cli"}

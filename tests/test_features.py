@@ -156,6 +156,20 @@ def test_everything_that_decides_the_content_is_in_the_name(open_store, vgg16_we
     assert name() == names[0]
 
 
+def test_changed_warps_make_new_files_of_warped_views_alone(open_store, monkeypatch):
+    def names():
+        return [open_store()._path(IMAGES, "train", view, CUT).name for view in range(4)]
+
+    before = names()
+    monkeypatch.setattr(features.augment, "__file__", __file__)  # another code of the warps
+    assert [old == new for old, new in zip(before, names(), strict=True)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
 def test_block5_from_stored_block4_is_the_same_features(open_store, loaded_rows):
     direct = np.array(open_store(dataset_digest="direct").features(IMAGES, "train"))
     store = open_store()

@@ -36,7 +36,8 @@ def write_metrics(
         "image_size": image_size, "precision": "float32", "config": settings,
         "validation": {"accuracy": accuracy - 0.01},
         "test": {"accuracy": accuracy, "num_images": 1000},
-        "cold": cold, "wall_seconds": seconds, "peak_rss_mb": memory,
+        "dataset_digest": "d1", "cold": cold, "warm": not cold, "wall_seconds": seconds,
+        "peak_rss_mb": memory,
         "environment": {"cores": 2, "processor": "A Processor", "commit": "abc"},
     }  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics))
@@ -102,6 +103,13 @@ def test_table_states_every_row_and_links_its_evidence(tmp_path):
     assert results.readme_with_table(readme, results.summarize(tmp_path / "results")) == readme
 
 
+def test_a_seed_counts_once(tmp_path):
+    write_metrics(tmp_path, "a", 0.9)
+    write_metrics(tmp_path, "a-2", 0.9)
+    with pytest.raises(InputError, match="one run a seed"):
+        results.summarize(tmp_path / "results")
+
+
 @pytest.mark.parametrize("readme", ["# No markers\n", README + README])
 def test_readme_needs_the_markers_once(readme):
     with pytest.raises(InputError, match="once each in the README"):
@@ -131,6 +139,10 @@ def test_only_evaluated_runs_are_added(tmp_path):
     unseen = {name: value for name, value in evaluated.items() if name != "test"}
     (run_dir / "metrics.json").write_text(json.dumps(unseen))
     with pytest.raises(InputError, match=r"no test figures.*evaluate\.py"):
+        results.add_runs([run_dir], tmp_path / "results")
+    smoke = {**evaluated, "config": {**evaluated["config"], "smoke": True}}
+    (run_dir / "metrics.json").write_text(json.dumps(smoke))
+    with pytest.raises(InputError, match="made with --smoke"):
         results.add_runs([run_dir], tmp_path / "results")
     (run_dir / "metrics.json").write_text(json.dumps(evaluated))
     results.add_runs([run_dir], tmp_path / "results")

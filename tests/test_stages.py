@@ -132,7 +132,7 @@ def test_fine_tuning_makes_its_start_and_trains_block5_alone(start_run, tuned_ru
 
 def test_fine_tuning_again_is_warm_and_the_same(tuned_run, data_dir, opened):
     again, metrics = stages.finetune(TUNE, data_dir, tuned_run[0])
-    assert metrics["cold"] is False
+    assert (metrics["cold"], metrics["warm"]) == (False, True)
     assert again == tuned_run[0].with_name("tuned-2")
     assert (again / "history.csv").read_text() == (tuned_run[0] / "history.csv").read_text()
     shutil.rmtree(again)
@@ -160,7 +160,9 @@ def test_stopped_stage_goes_on_to_the_same_end(scratch_run, data_dir, tmp_path, 
 
     run_dir, metrics = stages.train_scratch(SCRATCH, data_dir, tmp_path / "run", resume=True)
     assert files_in(run_dir) == FINISHED
-    assert metrics["cold"] is False  # the seconds before the stop are not in wall_seconds
+    assert (
+        not metrics["cold"] and not metrics["warm"]
+    )  # the seconds before the stop are not in wall_seconds
     assert (run_dir / "history.csv").read_text() == (straight / "history.csv").read_text()
     weights = [stages.load_model(folder).get_weights() for folder in (run_dir, straight)]
     for resumed, expected in zip(*weights, strict=True):
@@ -188,7 +190,9 @@ def test_other_ways_from_scratch(changes, data_dir, tmp_path, monkeypatch):
 def test_textbook_ladder_end_to_end(data_dir, vgg16_weights, tmp_path, opened):
     book = {"preset": "textbook", "variant": "end_to_end", "optimizer": "rmsprop", "epochs": 1}
     features, _ = stages.train_feature_extract(
-        dataclasses.replace(EXTRACT, pooling="none", **book), data_dir, tmp_path / "features"
+        dataclasses.replace(EXTRACT, pooling="none", normalize=False, **book),
+        data_dir,
+        tmp_path / "features",
     )
     _, metrics = runs.load_run(features)
     assert metrics["num_trainable"] == (512 + 1) * 256 + 257  # nothing is normalised
@@ -252,7 +256,9 @@ def test_broken_model_is_an_error(scratch_run, tmp_path, damage):
     assert "\n" not in str(caught.value)
 
 
-def test_fine_tuning_refuses_a_wrong_start(scratch_run, data_dir, tmp_path, vgg16_weights):
+def test_fine_tuning_refuses_a_wrong_start(
+    scratch_run, start_run, data_dir, tmp_path, vgg16_weights
+):
     for start, message in (
         (scratch_run[0], r"--start to be a feature-extraction run.*a scratch run"),
         (tmp_path / "absent", "found nothing at"),
@@ -260,6 +266,12 @@ def test_fine_tuning_refuses_a_wrong_start(scratch_run, data_dir, tmp_path, vgg1
         with pytest.raises(InputError, match=message):
             settings = dataclasses.replace(TUNE, start=str(start))
             stages.finetune(settings, data_dir, tmp_path / "run")
+    # A head that was trained on other splits may have seen test pictures.
+    other = shutil.copytree(start_run, tmp_path / "other")
+    metrics = json.loads((other / "metrics.json").read_text())
+    (other / "metrics.json").write_text(json.dumps({**metrics, "dataset_digest": "another"}))
+    with pytest.raises(InputError, match="other pictures or splits"):
+        stages.finetune(dataclasses.replace(TUNE, start=str(other)), data_dir, tmp_path / "run")
     # The corrected command must not be told of a stopped run.
     assert runs.open_run({}, tmp_path / "run") == tmp_path / "run"
 

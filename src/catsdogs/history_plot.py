@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from catsdogs.files import InputError
 from catsdogs.figures import INK, STYLE, line_colours
 
 __all__ = ["plot_history", "smooth"]
@@ -29,13 +30,13 @@ def smooth(values, factor=_BOOKS_FACTOR):
         `list` of `num_epochs` floats; the first is the first value.
 
     Raises:
-        ValueError: If `factor` is out of range.
+        InputError: If `factor` is out of range.
 
     Reference:
         Chollet, *Deep Learning with Python*, first edition, chapter 5.
     """
     if not 0 <= factor < 1:
-        raise ValueError(f"Expected a smoothing factor in [0, 1). Received: factor={factor}")
+        raise InputError(f"Expected smoothing from 0 to below 1. Received: {factor}.")
     smoothed = []
     for value in values:
         past = smoothed[-1] if smoothed else value

