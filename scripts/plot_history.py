@@ -31,10 +31,7 @@ class Arguments:
 def main():
     arguments = cli.parse(Arguments, __doc__)
     cli.require_runs(arguments.runs)
-    names = [pathlib.Path(run).name for run in arguments.runs]
-    if len(set(names)) < len(names):  # runs of one name under two data sets
-        names = [str(pathlib.Path(run)) for run in arguments.runs]
-    histories = dict(zip(names, map(runs.read_history, arguments.runs), strict=True))
+    histories = {str(pathlib.Path(run)): runs.read_history(run) for run in arguments.runs}
     figure = plot_history(histories, arguments.smoothing)
     figures.save_figure(figure, arguments.output)
     print(arguments.output)
