@@ -11,7 +11,7 @@ import json
 
 import tyro
 
-from catsdogs import cli, runs
+from catsdogs import cli
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +26,9 @@ class Arguments:
 
 def main():
     arguments = cli.parse(Arguments, __doc__)
-    cli.require_runs(arguments.runs)
-    for run in arguments.runs:  # a wrong name is told at once, not after the seconds of loading
-        runs.load_run(run)
+    names = cli.usable_runs(arguments.runs)
     evaluate = cli.load_quietly("catsdogs.stages").evaluate
-    metrics = {run: evaluate(run, arguments.data_dir) for run in arguments.runs}
+    metrics = {run: evaluate(run, arguments.data_dir) for run in names}
     if arguments.json:
         print(json.dumps({run: found["test"] for run, found in metrics.items()}, indent=2))
     else:

@@ -30,8 +30,9 @@ class Arguments:
 
 def main():
     arguments = cli.parse(Arguments, __doc__)
-    cli.require_runs(arguments.runs)
-    histories = {str(pathlib.Path(run)): runs.read_history(run) for run in arguments.runs}
+    paths = [pathlib.Path(run) for run in cli.usable_runs(arguments.runs)]
+    same_names = len({path.name for path in paths}) < len(paths)
+    histories = {str(p) if same_names else p.name: runs.read_history(p) for p in paths}
     figure = plot_history(histories, arguments.smoothing)
     figures.save_figure(figure, arguments.output)
     print(arguments.output)

@@ -14,6 +14,7 @@ import tempfile
 
 import tyro
 
+from catsdogs import runs
 from catsdogs.files import InputError
 
 __all__ = [
@@ -23,15 +24,19 @@ __all__ = [
     "parse_stage",
     "print_evaluation",
     "print_outcome",
-    "require_runs",
     "run",
+    "usable_runs",
 ]
 
 # What a user can mend: a full or read-only disk, a missing permission, a path that leads nowhere.
 _USERS_ERRNO = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+    errno.EBUSY, errno.EXDEV, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ENAMETOOLONG,
 )  # fmt: skip
+
+_TRAINED = "Go on after the last whole epoch with the same command and --resume."
+_GO_ON = dict.fromkeys(("train_scratch.py", "train_feature_extract.py", "finetune.py"), _TRAINED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +145,7 @@ def load_quietly(module):
 
             tf.config.list_logical_devices()  # the last chatter comes with the devices
             return importlib.import_module(module)
-        except BaseException:
+        except Exception:
             chatter.seek(0)
             os.write(stderr, chatter.read())
             raise
@@ -166,12 +171,15 @@ def run(main):
         if error.errno not in _USERS_ERRNO and cause != os.strerror(errno.ENOSPC):
             raise
         message = (
-            f"Expected a usable path, permission and free space, received: {cause} "
-            f"({error.filename or 'no file named'}). Mend that or choose another path."
+            f"Expected a usable path, permission and free space, received: {cause}"
+            + (f" ({error.filename})" if error.filename else "")
+            + ". Mend that or choose another path."
         )
         sys.exit(_say(f"{script}: {message}", 2))
     except KeyboardInterrupt:
-        sys.exit(_say(f"{script}: Stopped. What was finished is kept.", 130))
+        sys.exit(
+            _say(f"{script}: Stopped. {_GO_ON.get(script, 'Give the same command again.')}", 130)
+        )
 
 
 def _say(message, code):
@@ -218,13 +226,19 @@ def print_evaluation(metrics):
         )
 
 
-def require_runs(run_dirs):
-    """Checks that at least one run folder was named, before anything slow is imported.
+def usable_runs(run_dirs):
+    """The finished ones of the runs that were named; says which are left out.
 
     Raises:
-        InputError: If none was.
+        InputError: If there is none.
     """
-    if not run_dirs:
+    finished, left_out = runs.finished_runs(run_dirs)
+    for path in left_out:
+        print(f"Left out, no finished run: {path}", file=sys.stderr)
+    if not finished:
         raise InputError(
-            "Expected at least one run folder, received none. Example: runs/dogs-vs-cats/*/."
+            "Expected at least one finished run, received none. Example: runs/dogs-vs-cats/*/."
         )
+    for path in finished:
+        runs.load_run(path)
+    return finished

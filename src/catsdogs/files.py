@@ -72,8 +72,12 @@ def write_json(path, content):
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def read_json(path):
+def read_json(path, remedy="It is damaged."):
     """Reads a JSON file.
+
+    Args:
+        path: The file.
+        remedy: What to do if it is not JSON, a sentence.
 
     Raises:
         InputError: If the file is missing or is not JSON.
@@ -85,8 +89,7 @@ def read_json(path):
         raise InputError(f"Expected a file at {path}, found none.") from None
     except ValueError as error:
         raise InputError(
-            f"Expected JSON in {path}, received something else ({error}). "
-            "Delete the file and make it again."
+            f"Expected JSON in {path}, received something else ({error}). {remedy}"
         ) from None
 
 

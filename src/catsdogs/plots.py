@@ -65,7 +65,7 @@ def plot_confusion_matrix(matrix, class_names):
 
 @matplotlib.rc_context(STYLE)
 def plot_roc(curves):
-    """ROC curves, with the corner that tells good models apart enlarged.
+    """ROC curves; where one comes near the corner that tells good models apart, it is enlarged.
 
     Args:
         curves: `dict` from name to `(false_positive_rate, true_positive_rate, auc)`, the rates
@@ -81,20 +81,23 @@ def plot_roc(curves):
         raise ValueError(f"Expected at least one curve. Received: curves={curves}")
     figure = Figure(figsize=(5.6, 5.5 + 0.22 * len(curves)), layout="constrained")
     axes = figure.subplots()
-    corner = axes.inset_axes([0.36, 0.12, 0.58, 0.58], xlim=(-0.001, 0.1), ylim=(0.9, 1.001))
-    corner.spines[:].set_visible(True)
-    corner.tick_params(labelsize=8)
-    axes.indicate_inset_zoom(corner, edgecolor=GREY)
+    panels = [axes]
+    if any(np.any((np.asarray(x) < 0.05) & (np.asarray(y) > 0.95)) for x, y, _ in curves.values()):
+        corner = axes.inset_axes([0.36, 0.12, 0.58, 0.58], xlim=(-0.001, 0.1), ylim=(0.9, 1.001))
+        corner.spines[:].set_visible(True)
+        corner.tick_params(labelsize=8)
+        axes.indicate_inset_zoom(corner, edgecolor=GREY)
+        panels.append(corner)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
     for (name, (x, y, area)), colour in zip(curves.items(), line_colours(len(curves)), strict=True):
-        axes.plot(x, y, color=colour, linewidth=2, label=f"{name}: area {area:.4f}")
-        corner.plot(x, y, color=colour, linewidth=2)
-    for each in (axes, corner):
+        for each in panels:
+            each.plot(x, y, color=colour, linewidth=2, label=f"{name}: area {area:.4f}")
+    for each in panels:
         each.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         each.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal")
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
-    figure.legend(loc="outside lower center")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center")
     return figure
 
 

@@ -22,6 +22,7 @@ from catsdogs.files import InputError, atomic_path, read_json, write_json
 
 __all__ = [
     "describe_environment",
+    "finished_runs",
     "is_complete",
     "load_run",
     "open_run",
@@ -29,6 +30,12 @@ __all__ = [
     "read_history",
     "write_history",
 ]
+
+_CONFIG_KEYS = {"stage", "data_dir", "smoke"}
+_METRICS_KEYS = {
+    "stage", "preset", "variant", "dataset", "dataset_digest", "drawings", "classes", "image_size",
+    "precision", "config", "validation", "cold", "warm", "wall_seconds",
+}  # fmt: skip
 
 
 def open_run(settings, run_dir, *, resume=False):
@@ -58,6 +65,11 @@ def open_run(settings, run_dir, *, resume=False):
             "Leave out --resume to train another one."
         )
     present = {path.name for path in free.iterdir()} if free.is_dir() else set()
+    if resume and "config.json" not in present:
+        raise InputError(
+            f"Expected a run that was stopped, found none at {free}. "
+            "Correct --run-dir, or leave out --resume to start."
+        )
     if {"config.json", "history.csv"} <= present:
         started = read_json(free / "config.json")
         if not resume:
@@ -105,9 +117,35 @@ def load_run(run_dir):
     if not is_complete(run_dir):
         raise InputError(
             f"Expected a finished run, received {run_dir}, which has no metrics.json. "
-            "If it was stopped, go on with it by --resume."
+            "If it was stopped, go on with it by --resume; if runs lie in it, name those: "
+            f"{run_dir}/*/."
         )
-    return read_json(run_dir / "config.json"), read_json(run_dir / "metrics.json")
+    remedy = "Train the run again."
+    config = read_json(run_dir / "config.json", remedy)
+    metrics = read_json(run_dir / "metrics.json", remedy)
+    for name, content, keys in (
+        ("config.json", config, _CONFIG_KEYS), ("metrics.json", metrics, _METRICS_KEYS),
+    ):  # fmt: skip
+        if not isinstance(content, dict) or not keys <= content.keys():
+            raise InputError(
+                f"Expected a run of this version in {run_dir}, received a {name} that lacks "
+                f"some of: {', '.join(sorted(keys))}. {remedy}"
+            )
+    return config, metrics
+
+
+def finished_runs(run_dirs):
+    """Leaves out what is no finished run, where several are named, as by `runs/NAME/*/`.
+
+    Args:
+        run_dirs: Paths.
+
+    Returns:
+        A pair of lists: those to use and those left out. A single one is never left out.
+    """
+    run_dirs = list(run_dirs)
+    finished = [path for path in run_dirs if len(run_dirs) == 1 or is_complete(path)]
+    return finished, [path for path in run_dirs if path not in finished]
 
 
 def write_history(run_dir, history):

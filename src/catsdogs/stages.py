@@ -76,11 +76,11 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
     """
     stage = StageRun("feature_extract", config, config.variant, data_dir, run_dir, resume)
     config = stage.config
-    train = stage.load("train", config.image_size)
-    validation = stage.load("validation", config.image_size)
-
+    # First, so that a wrong --weights is told before the minutes of decoding.
     conv_base = models.build_vgg16_base(config.image_size, config.pooling, config.weights)
     models.freeze(conv_base)
+    train = stage.load("train", config.image_size)
+    validation = stage.load("validation", config.image_size)
     head = models.build_head(
         conv_base.output.shape[1:], config.units, config.dropout,
         normalize=config.normalize,
@@ -212,12 +212,14 @@ def load_model(run_dir):
         InputError: If it is missing or broken.
     """
     path = pathlib.Path(run_dir) / "model.keras"
+    if not path.is_file():
+        raise InputError(f"Expected a model at {path}, found none. Train the run again.")
     try:
         return keras.models.load_model(path, safe_mode=True)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"Expected a Keras model at {path}, received something else "
-            f"({str(error).splitlines()[0]}). Train the run again."
+            f"Expected a whole Keras model at {path}, received a damaged one "
+            f"({type(error).__name__}). Train the run again."
         ) from None
 
 

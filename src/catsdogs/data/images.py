@@ -118,7 +118,7 @@ def load_split(data_dir, manifest, split, image_size):
             raise InputError(
                 f"Expected {data_dir / file.name} as prepared. Received: "
                 f"{'no file' if content is None else 'another content'}. "
-                "Run python scripts/prepare_data.py again."
+                "Run python scripts/prepare_data.py again, with the same flags as before."
             )
         return decode_image(content, image_size)
 

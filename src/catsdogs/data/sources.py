@@ -75,6 +75,16 @@ def open_pictures(*, archive=None, folder=None, sketches=False, num_pictures=400
         raise InputError("Expected one of --archive, --folder and --sketches, received several.")
     if sketches:
         return open_sketches(num_pictures // 2)
+    if archive and pathlib.Path(archive).is_dir():
+        raise InputError(
+            f"Expected --archive to be a zip file, received the folder {archive}. "
+            "Use --folder for it."
+        )
+    if folder and pathlib.Path(folder).is_file():
+        raise InputError(
+            f"Expected --folder to be a folder, received the file {folder}. "
+            "Use --archive for a zip."
+        )
     if archive or folder:
         return open_source(archive or folder)
     return open_microsoft("data")

@@ -176,7 +176,8 @@ def load_manifest(data_dir):
             f"Expected a prepared data set in {data_dir}, found no manifest.json. "
             "Run python scripts/prepare_data.py first."
         )
-    content = read_json(path)
+    remedy = "Make it again: python scripts/prepare_data.py with the same flags and --overwrite."
+    content = read_json(path, remedy)
     try:
         if content["format"] != _FORMAT:
             raise ValueError(f"format {content['format']}, this program reads {_FORMAT}")
@@ -192,7 +193,7 @@ def load_manifest(data_dir):
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"Expected the manifest of a data set in {path}. Received: something else ({error!r}). "
-            "Make it again with python scripts/prepare_data.py --overwrite."
+            + remedy
         ) from None
 
 
