@@ -19,7 +19,7 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 ALLOWED = {
     "files": "",
     "config": "files",
-    "cli": "files stages",  # stages late, inside a function: loading it takes seconds
+    "cli": "files runs stages",  # stages late, inside a function: loading it takes seconds
     "data.progress": "",
     "network": "",
     "data.download": "files data.progress network",

@@ -84,7 +84,7 @@ def test_missing_run_is_one_line(script, tmp_path):
     assert len(finished.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
     finished = run_script(script, cwd=tmp_path)
-    assert finished.returncode == 2 and "at least one run folder" in finished.stderr
+    assert finished.returncode == 2 and "at least one finished run" in finished.stderr
 
 
 def test_missing_data_is_one_line(tmp_path):

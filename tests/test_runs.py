@@ -6,9 +6,13 @@ import json
 import pytest
 
 from catsdogs import runs
-from catsdogs.files import InputError
+from catsdogs.files import InputError, write_json
 
-SETTINGS = {"stage": "scratch", "epochs": 10, "learning_rate": 0.001, "seed": 0, "start": None}
+SETTINGS = {
+    "stage": "scratch", "data_dir": "data/x", "smoke": False, "epochs": 10,
+    "learning_rate": 0.001, "seed": 0, "start": None,
+}  # fmt: skip
+METRICS = dict.fromkeys(runs._METRICS_KEYS, 0)
 HISTORY = {
     "loss": [0.7, 1 / 3, 1e-7],
     "accuracy": [0.5, 0.75, 1.0],
@@ -18,7 +22,7 @@ HISTORY = {
 
 
 def finish(run_dir):
-    (run_dir / "metrics.json").write_text('{"stage": "scratch"}')
+    write_json(run_dir / "metrics.json", METRICS)
 
 
 @pytest.fixture
@@ -43,7 +47,9 @@ def test_finished_runs_are_left_alone(tmp_path):
     before = {path: path.read_bytes() for path in first.iterdir()}
     second = runs.open_run({**SETTINGS, "seed": 1}, tmp_path / "run")
     finish(second)
-    third = runs.open_run(SETTINGS, tmp_path / "run", resume=True)
+    with pytest.raises(InputError, match=r"which is finished.*Leave out --resume"):
+        runs.open_run(SETTINGS, tmp_path / "run", resume=True)
+    third = runs.open_run(SETTINGS, tmp_path / "run")
     assert [second.name, third.name] == ["run-2", "run-3"]
     assert {path: path.read_bytes() for path in first.iterdir()} == before
 
@@ -55,6 +61,19 @@ def test_stopped_run_needs_resume(stopped):
     assert {path: path.read_bytes() for path in stopped.iterdir()} == before
     assert runs.open_run(SETTINGS, stopped, resume=True) == stopped
     assert runs.read_history(stopped)["loss"][0] == 0.7
+
+
+def test_resume_needs_something_to_resume(tmp_path):
+    with pytest.raises(InputError, match=r"found none at .*Correct --run-dir"):
+        runs.open_run(SETTINGS, tmp_path / "misspelt", resume=True)
+    assert not (tmp_path / "misspelt").exists()
+
+
+def test_unfinished_runs_are_left_out_among_several(tmp_path, stopped):
+    done = runs.open_run(SETTINGS, tmp_path / "done")
+    finish(done)
+    assert runs.finished_runs([done, stopped]) == ([done], [stopped])
+    assert runs.finished_runs([stopped]) == ([stopped], [])  # alone, it is worth an error
 
 
 def test_changed_settings_are_named(stopped):
@@ -93,7 +112,11 @@ def test_missing_unfinished_and_corrupt_runs(tmp_path, stopped):
     with pytest.raises(InputError, match=r"no metrics\.json.*--resume"):
         runs.load_run(stopped)
     finish(stopped)
-    assert runs.load_run(stopped) == (SETTINGS, {"stage": "scratch"})
+    assert runs.load_run(stopped) == (SETTINGS, METRICS)
+    for broken in ("[1]", "{}"):  # JSON, but nothing that a run of this version leaves
+        (stopped / "metrics.json").write_text(broken)
+        with pytest.raises(InputError, match=r"metrics\.json that lacks.*Train the run again"):
+            runs.load_run(stopped)
     (stopped / "metrics.json").write_text('{"stage": ')
     with pytest.raises(InputError, match=r"Expected JSON in .*metrics\.json"):
         runs.load_run(stopped)

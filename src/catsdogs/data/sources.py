@@ -21,13 +21,8 @@ from catsdogs.data.download import MICROSOFT_SHA256, download_archive
 from catsdogs.files import InputError, sha256_of
 
 __all__ = [
-    "Candidate",
-    "Source",
-    "open_microsoft",
-    "open_pictures",
-    "open_sketches",
-    "open_source",
-]
+    "Candidate", "Source", "open_microsoft", "open_pictures", "open_sketches", "open_source",
+]  # fmt: skip
 
 _KAGGLE_NAME = re.compile(r"(cat|dog)\.\d+\.jpg", re.IGNORECASE)
 # Kaggle's unlabelled pictures, and what file managers leave behind.
@@ -63,8 +58,7 @@ def open_pictures(*, archive=None, folder=None, sketches=False, num_pictures=400
     """Opens what the command line asks for: one of the three, or else the Microsoft archive.
 
     Args:
-        archive: Path for `open_source`, or `None`.
-        folder: Path for `open_source`, or `None`.
+        archive, folder: Paths for `open_source`, or `None`.
         sketches: Whether to draw.
         num_pictures: Number of drawings, both classes together.
 
@@ -77,13 +71,7 @@ def open_pictures(*, archive=None, folder=None, sketches=False, num_pictures=400
         return open_sketches(num_pictures // 2)
     if archive and pathlib.Path(archive).is_dir():
         raise InputError(
-            f"Expected --archive to be a zip file, received the folder {archive}. "
-            "Use --folder for it."
-        )
-    if folder and pathlib.Path(folder).is_file():
-        raise InputError(
-            f"Expected --folder to be a folder, received the file {folder}. "
-            "Use --archive for a zip."
+            f"Expected --archive to be a zip, received {archive}. Use --folder for it."
         )
     if archive or folder:
         return open_source(archive or folder)
