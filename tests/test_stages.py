@@ -251,7 +251,7 @@ def test_broken_model_is_an_error(scratch_run, tmp_path, damage):
         content[len(content) // 2] ^= 0xFF
         half = bytes(content[: len(content) // 2])
         path.write_bytes({"empty": b"", "truncated": half, "text": b"hello"}.get(damage, content))
-    with pytest.raises(InputError, match=r"Expected a Keras model at .*model\.keras") as caught:
+    with pytest.raises(InputError, match=r"Expected a .*model at .*model\.keras") as caught:
         stages.load_model(path.parent)
     assert "\n" not in str(caught.value)
 
