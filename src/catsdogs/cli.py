@@ -111,13 +111,13 @@ def parse_stage(presets, description):
     arguments_class = dataclasses.make_dataclass(
         "Arguments",
         [
-            ("config", tyro.conf.OmitArgPrefixes[type(chosen)]),
-            ("places", tyro.conf.OmitArgPrefixes[StagePlaces]),
+            ("settings", tyro.conf.OmitArgPrefixes[type(chosen)]),
+            ("folders", tyro.conf.OmitArgPrefixes[StagePlaces]),
         ],
         frozen=True,
     )
     arguments = parse(arguments_class, description, arguments_class(chosen, StagePlaces()))
-    return arguments.config, arguments.places
+    return arguments.settings, arguments.folders
 
 
 def load_quietly(module):
