@@ -15,6 +15,7 @@ __all__ = ["plot_history", "smooth"]
 
 _BOOKS_FACTOR = 0.8
 _LONGEST_LAG = 0.05  # of a run; a longer average would show its own lag and little else
+_SHORT_NAME = 22  # characters that fit twice across the figure, with the figures beside them
 _VALIDATION = {"linewidth": 2.2, "linestyle": "-"}
 _TRAINING = {"linewidth": 1.6, "linestyle": (0, (3, 1.2))}
 
@@ -70,7 +71,10 @@ def plot_history(histories, smoothing=None):
         _check_history(name, history)
     colours = line_colours(len(histories))
     limits = {"accuracy": 1.005, "loss": _loss_limit(histories.values())}
-    figure = Figure(figsize=(10, 4.0 + 0.22 * math.ceil(len(histories) / 2)), layout="constrained")
+    # Two legend columns where the names leave room, since a legend that is too wide is cut off.
+    columns = 2 if len(histories) > 1 and max(map(len, histories)) <= _SHORT_NAME else 1
+    height = 4.0 + 0.22 * math.ceil(len(histories) / columns)
+    figure = Figure(figsize=(10, height), layout="constrained")
     panels = dict(zip(limits, figure.subplots(1, 2), strict=True))
     runs = []
     for (name, history), colour in zip(histories.items(), colours, strict=True):
@@ -99,7 +103,7 @@ def plot_history(histories, smoothing=None):
         Line2D([], [], label="best epoch", **_ring(INK)),
     ]
     panels["loss"].legend(handles=key, loc="lower right", bbox_to_anchor=(1.01, 1.0), ncols=3)
-    figure.legend(handles=runs, loc="outside lower center", ncols=min(2, len(runs)))
+    figure.legend(handles=runs, loc="outside lower center", ncols=columns)
     return figure
 
 
