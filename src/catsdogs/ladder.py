@@ -54,7 +54,7 @@ SMALL = (
     ),
     Step("train_scratch", "scratch-book", (*_QUICK, "--augmentation", "book", "--epochs", "14")),
     Step("train_feature_extract", "feature_extract", ("--image-size", "128", "--epochs", "15")),
-    Step("finetune", "finetune", ("--variant", "cached", "--epochs", "3"), "feature_extract"),
+    Step("finetune", "finetune", ("--variant", "cached", "--epochs", "2"), "feature_extract"),
 )  # fmt: skip
 
 # The runs behind the README's table. Fine-tuning makes the heads that it starts from, which are
