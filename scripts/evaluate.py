@@ -4,6 +4,7 @@ Examples:
     python scripts/evaluate.py runs/dogs-vs-cats/finetune-best-augmented-seed0
     python scripts/evaluate.py runs/dogs-vs-cats/*/           several runs, one table
     python scripts/evaluate.py runs/dogs-vs-cats/*/ --json    the same for a program to read
+    python scripts/evaluate.py runs/dogs-vs-cats/*/ --flip    also with each mirror image averaged
 """
 
 import dataclasses
@@ -20,6 +21,8 @@ class Arguments:
     """Run folders."""
     data_dir: str | None = None
     """Prepared data set; by default the one that each run was trained on."""
+    flip: bool = False
+    """Also measure the mean prediction for each picture and its mirror image: twice the work."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -28,7 +31,7 @@ def main():
     arguments = cli.parse(Arguments, __doc__)
     names = cli.usable_runs(arguments.runs)
     evaluate = cli.load_quietly("catsdogs.stages").evaluate
-    metrics = {run: evaluate(run, arguments.data_dir) for run in names}
+    metrics = {run: evaluate(run, arguments.data_dir, flip=arguments.flip) for run in names}
     if arguments.json:
         print(json.dumps({run: found["test"] for run, found in metrics.items()}, indent=2))
     else:

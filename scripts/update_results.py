@@ -21,8 +21,7 @@ class Arguments:
 def main():
     arguments = cli.parse(Arguments, __doc__)
     results.add_runs(arguments.runs)
-    results.update()
-    print("results/summary.json\nresults/ladder.png\nREADME.md")
+    print(*results.update(), sep="\n")
 
 
 if __name__ == "__main__":

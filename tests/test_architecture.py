@@ -32,6 +32,7 @@ ALLOWED = {
     "data.augment": "",
     "data.pipeline": "data.augment",
     "weights": "files network",
+    "fused_norm": "",
     "models": "weights",
     "features": "files data.augment data.pipeline data.progress models weights",
     "runs": "files",
@@ -41,21 +42,40 @@ ALLOWED = {
     "plots": "figures",
     "history_plot": "figures files",
     "ladder_plot": "figures",
+    "frontier_plot": "figures",
+    "processes": "files",
+    "book": "data.splits models",
+    "measure": "book data.augment data.images data.pipeline data.splits features fused_norm models "
+    "stages training",
+    "benchmark": "config data.splits files processes runs",
+    "growth": "config data.images data.sketches data.sources data.splits figures files processes "
+    "stages",
     "preview": "data.augment data.images data.splits figures plots",
     "stage_run": "config data.images data.pipeline data.splits evaluation features figures files "
-    "history_plot runs training",
+    "fused_norm history_plot runs training",
     "stages": "config data.images data.pipeline data.splits evaluation features figures files "
     "models plots runs stage_run",
-    "results": "config evaluation figures files ladder_plot runs",
+    "results": "config evaluation figures files frontier_plot growth ladder_plot runs",
     "ladder": "data.splits figures files history_plot runs",
 }
 # What is heavy stays where it is needed, so that a script starts at once.
-ALLOWED_TENSORFLOW = {"data.augment", "data.pipeline", "cli"}
-ALLOWED_KERAS = {"features", "models", "stage_run", "stages", "training", "weights"}
+ALLOWED_TENSORFLOW = {"data.augment", "data.pipeline", "cli", "fused_norm", "measure"}
+ALLOWED_KERAS = {
+    "book",
+    "features",
+    "fused_norm",
+    "measure",
+    "models",
+    "stage_run",
+    "stages",
+    "training",
+    "weights",
+}
 
 MAX_LINES = 260
 LONG = {
     "data.sketches": 430,  # one drawing, in many strokes
+    "config": 290,  # a line or two of help for every setting
     "weights": 295,  # 40 lines of pinned digests
     "data.splits": 280,  # the manifest, and what makes it
 }

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import scipy.ndimage
+import tensorflow as tf
 
 from catsdogs.data import augment as module
 from catsdogs.data.augment import NUM_RANDOM, augment, output_size, view_random
@@ -132,6 +133,7 @@ def test_random_crops_lie_inside_the_picture():
     ramp = np.broadcast_to(np.arange(100, dtype=np.float32) * 2, (100, 100))
     image = np.stack([ramp, ramp.T, 0 * ramp], axis=-1)
     random = view_random(1, 2, 500).numpy()
+    random[:, ROTATION] = 0.5  # upright
     random[:, 11:] = 0.5  # colours as they are
     random[0, 7:11], random[1, 7:11] = 0, 1 - 1e-7  # the extremes
     crops = augment(np.repeat(image[None], 500, axis=0), random, "strong", 20).numpy()[..., :2] / 2
@@ -149,6 +151,36 @@ def test_random_crops_lie_inside_the_picture():
     assert 0.74 < (steps_x / steps_y).min() < 0.8 and 1.25 < (steps_x / steps_y).max() < 1.35
     mirrored = crops[:, 10, 0, 0] > crops[:, 10, -1, 0]
     np.testing.assert_array_equal(mirrored, random[:, FLIP] < 0.5)
+
+
+def test_strong_tilts_its_crop():
+    image = smooth_image()
+    chosen = numbers(rotation=0.9, area=0.6, crop_x=0.3, crop_y=0.8)
+    result = augment(image, chosen, "strong", SIZE).numpy()[0]
+    side, angle = math.sqrt(0.4 + 0.6 * 0.6), math.radians(15) * 0.8
+    tilt = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    shift = (1 - side) * SIZE / 2 * np.array([-0.4, 0.6])
+    np.testing.assert_allclose(result, reference_warp(image[0], side * tilt, shift), atol=0.05)
+
+
+@pytest.mark.parametrize("name", ["book", "strong"])
+def test_the_warp_is_tensorflows_own(name):
+    """The compiled loop equals `ImageProjectiveTransformV3`, at a fifth of the time."""
+    images = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3), dtype=np.uint8)
+    random = view_random(0, 2, 5)
+    matrices = {"book": module._book_warp, "strong": module._random_crop}[name](random).numpy()
+    size = 24
+    scale = SIZE / size
+    offset = 0.5 * (SIZE * (1 + matrices[..., 2]) - 1)
+    offset += 0.5 * matrices[..., :2].sum(axis=2) * (scale - SIZE)
+    rows = np.concatenate([matrices[..., :2] * scale, offset[..., None]], axis=2).reshape(5, 6)
+    expected = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(images, tf.float32),
+        transforms=np.concatenate([rows, np.zeros((5, 2))], axis=1).astype(np.float32),
+        output_shape=[size, size], interpolation="BILINEAR", fill_mode="NEAREST", fill_value=0.0,
+    )  # fmt: skip
+    warped = module._warp(tf.constant(images), tf.constant(matrices), SIZE, size)
+    np.testing.assert_allclose(warped, expected, atol=0.02)
 
 
 def test_colour_changes_by_the_stated_factors():

@@ -61,6 +61,16 @@ def opened():
         yield seen
 
 
+def flipped_loss(run_dir, data_dir):
+    """Test loss of the mean of both mirror images, worked out the plain way."""
+    _, metrics = runs.load_run(run_dir)
+    images, labels = load_split(data_dir, load_manifest(data_dir), "test", metrics["image_size"])
+    model = stages.load_model(run_dir)
+    both = [model.predict(np.array(x, np.float32), verbose=0) for x in (images, images[:, :, ::-1])]
+    probabilities = np.mean(both, axis=0)[:, 0]
+    return evaluate_predictions(labels, probabilities, metrics["classes"])["loss"]
+
+
 @pytest.fixture(scope="module")
 def scratch_run(data_dir, opened, tmp_path_factory):
     """A finished scratch run, and which splits it had opened."""
@@ -227,7 +237,11 @@ def test_evaluate_measures_the_test_split(run, request, data_dir, tmp_path):
     assert all(f"/{row['label']}/" in row["file"] for row in rows)
     right = [(float(row["probability_of_dog"]) > 0.5) == (row["label"] == "dog") for row in rows]
     assert np.mean(right) == metrics["test"]["accuracy"]
-    assert stages.evaluate(run_dir, data_dir)["test"] == metrics["test"]
+    assert "test_flip" not in metrics
+    both = stages.evaluate(run_dir, data_dir, flip=True)
+    assert both["test"] == metrics["test"]
+    assert both["test_flip"]["num_images"] == 32
+    assert both["test_flip"]["loss"] == pytest.approx(flipped_loss(run_dir, data_dir), rel=0.01)
 
 
 def test_evaluate_refuses_other_data(scratch_run, pictures, tmp_path):

@@ -202,16 +202,21 @@ def test_precision_asked_for_is_set(name):
 
 
 @pytest.mark.parametrize(
-    "instructions, seconds, expected",
+    "flags, expected",
     [
-        (True, {"float32": 2.0, "bfloat16": 1.0}, "mixed_bfloat16"),
-        (True, {"float32": 1.0, "bfloat16": 1.0}, "float32"),  # emulated: no gain
-        (False, {"float32": 2.0, "bfloat16": 1.0}, "float32"),
+        ("avx2 avx512f avx512_bf16", "mixed_bfloat16"),  # AMD since Zen 4, Intel Cooper Lake
+        ("avx512f amx_bf16 amx_tile", "mixed_bfloat16"),
+        ("avx2 avx512f", "float32"),
+        (None, "float32"),  # no such file: another system than Linux
     ],
 )
-def test_precision_chosen_by_itself(monkeypatch, instructions, seconds, expected):
-    monkeypatch.setattr(training, "_has_bfloat16", lambda: instructions)
-    monkeypatch.setattr(training, "_seconds_a_convolution", seconds.get)
+def test_precision_chosen_by_the_processors_flags(monkeypatch, flags, expected):
+    def read_text(path):
+        if flags is None:
+            raise FileNotFoundError(path)
+        return f"flags\t\t: {flags}\n"
+
+    monkeypatch.setattr(training.pathlib.Path, "read_text", read_text)
     assert training.choose_precision() == expected
     assert keras.config.dtype_policy().name == expected
 

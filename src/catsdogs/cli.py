@@ -205,18 +205,19 @@ def print_evaluation(metrics):
     Args:
         metrics: `{run folder: metrics with "test"}`.
     """
-    width = max(len(str(run)) for run in metrics)
+    width = max(len("  with mirror image"), *(len(str(run)) for run in metrics))
     print(
         f"{'run':<{width}}  {'test accuracy':>13}  {'95 % interval':>17}  {'loss':>6}  {'AUC':>7}"
     )
     for run, found in metrics.items():
-        test = found["test"]
-        low, high = test["accuracy_interval95"]
         drawings = "  (drawings)" if found["drawings"] else ""
-        print(
-            f"{run!s:<{width}}  {test['accuracy']:>13.1%}  {low:>7.1%} to {high:>6.1%}  "
-            f"{test['loss']:>6.3f}  {test['roc_auc']:>7.4f}{drawings}"
-        )
+        for name, test in ((run, found["test"]), ("  with mirror image", found.get("test_flip"))):
+            if test:
+                low, high = test["accuracy_interval95"]
+                print(
+                    f"{name!s:<{width}}  {test['accuracy']:>13.1%}  {low:>7.1%} to {high:>6.1%}  "
+                    f"{test['loss']:>6.3f}  {test['roc_auc']:>7.4f}{drawings}"
+                )
     for run, found in metrics.items():
         (cats, cats_wrong), (dogs_wrong, dogs) = found["test"]["confusion_matrix"]
         first, second = found["classes"]

@@ -61,7 +61,7 @@ class ScratchConfig:
     """How training images are varied: not at all, as in the book, or by random crops and colour."""
     architecture: Literal["residual", "textbook"] = "residual"
     """Small residual network, or the book's four convolutions and one wide dense layer."""
-    image_size: int = 144
+    image_size: int = 160
     """Side of the square images, in pixels, for training and for evaluation."""
     crop_size: int = 128
     """Side of the random crops of `strong`: objects look larger in training than in evaluation,
@@ -80,7 +80,7 @@ class ScratchConfig:
     """Moves the targets 0 and 1 towards one half, in training only."""
     batch_size: int = 32
     """Images a step."""
-    epochs: int = 100
+    epochs: int = 110
     """Passes over the training images."""
     precision: Precision = "auto"
     """Arithmetic; `auto` takes bfloat16 where this CPU is faster at it."""
@@ -103,6 +103,9 @@ class FeatureExtractConfig:
     """Side of the square images, in pixels: the cheapest way to more accuracy."""
     views: int = 3
     """Views of each training image for `augmented`: itself, its mirror image, then random warps."""
+    pooled_only: bool = False
+    """Store no block4_pool activations (0.4 MB an image at 320 pixels): saves disk, but fine-tuning
+    then has to run the first four blocks once more."""
     pooling: Literal["average", "none"] = "average"
     """Average the last feature map over positions, or keep every position as the book does."""
     normalize: bool = True

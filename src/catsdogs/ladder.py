@@ -4,18 +4,21 @@ A process of its own gives each stage its true peak memory and seconds, and leav
 Stages that are finished already are not run again, so a stopped ladder goes on where it was.
 """
 
+import csv
 import dataclasses
+import math
 import pathlib
 import subprocess
 import sys
+import time
 
 from catsdogs import runs
 from catsdogs.data.splits import load_manifest
 from catsdogs.figures import save_figure
-from catsdogs.files import InputError, read_json
+from catsdogs.files import InputError, atomic_path, read_json
 from catsdogs.history_plot import plot_history
 
-__all__ = ["FULL", "SMALL", "Step", "climb", "print_ladder"]
+__all__ = ["FULL", "SMALL", "SWEEP", "Step", "climb", "print_ladder", "print_sweep"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,24 +84,46 @@ FULL = (
     *_seeds("train_scratch", "scratch-textbook-book", "--preset", "textbook", seeds=(0,)),
 )  # fmt: skip
 
+# What the presets were chosen from, by validation loss: the size, then fine-tuning's settings.
+SWEEP = (
+    *(
+        Step(
+            "train_feature_extract", f"features-{size}",
+            ("--image-size", str(size), *(() if size == 320 else ("--pooled-only",))),
+        ) for size in (128, 192, 256, 320, 384)
+    ),
+    *(
+        Step(
+            "finetune", f"finetune-{views}-views-rate-{rate}",
+            ("--views", str(views), "--learning-rate", rate), "features-320",
+        ) for views, rate in ((2, "2e-5"), (3, "2e-5"), (3, "4e-5"))
+    ),
+)  # fmt: skip
 
-def climb(steps, data_dir, root):
+
+def climb(steps, data_dir, root, *, evaluate=True, minutes=math.inf):
     """Runs the steps that are not finished yet and evaluates them.
 
     Args:
         steps: `SMALL`, `FULL` or other `Step`s.
         data_dir: A prepared data set.
         root: Folder for the runs.
+        evaluate: Whether to open the test split; a search for settings must not.
+        minutes: No step is begun after so many.
 
     Returns:
-        The run folders, in order.
+        The folders of the finished runs, in order.
 
     Raises:
         InputError: If a step fails; its own message has been printed by then.
     """
     scripts = pathlib.Path(__file__).parents[2] / "scripts"
     run_dirs = [pathlib.Path(root) / step.name for step in steps]
+    end = time.monotonic() + 60 * minutes
     for number, (step, run_dir) in enumerate(zip(steps, run_dirs, strict=True), start=1):
+        if time.monotonic() > end:
+            print(f"\nThe time is up; the same command goes on with {step.name}.")
+            return run_dirs[: number - 1]
         print(f"\n[{number}/{len(steps)}] {step.script} {' '.join(step.flags)}", flush=True)
         if runs.is_complete(run_dir):
             _check_data(run_dir, data_dir)
@@ -110,7 +135,7 @@ def climb(steps, data_dir, root):
             if (run_dir / "config.json").exists():
                 command += ["--resume"]
             _run(command, step.name)
-        if "test" not in read_json(run_dir / "metrics.json"):
+        if evaluate and "test" not in read_json(run_dir / "metrics.json"):
             _run([scripts / "evaluate.py", run_dir], f"evaluation of {step.name}")
     return run_dirs
 
@@ -147,6 +172,27 @@ def print_ladder(run_dirs, root):
     print(f"\nFigures: {picture}")
     for run_dir in run_dirs:
         print(f"         {run_dir}/curves.png, confusion.png, roc.png")
+
+
+def print_sweep(run_dirs, root):
+    """Prints runs by validation loss, the best first, and writes them to `sweep.csv`.
+
+    Args:
+        run_dirs: Run folders.
+        root: Folder for the file.
+    """
+    rows = []
+    for run_dir in run_dirs:
+        _, metrics = runs.load_run(run_dir)
+        found = metrics["validation"]
+        rows.append((found["loss"], found["accuracy"], metrics["wall_seconds"], run_dir.name))
+    rows.sort()
+    print("\nvalidation loss  accuracy  minutes  run")
+    for loss, accuracy, seconds, name in rows:
+        print(f"{loss:15.4f}  {accuracy:8.1%}  {seconds / 60:7.1f}  {name}")
+    with atomic_path(pathlib.Path(root) / "sweep.csv") as path, path.open("w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([("loss", "accuracy", "seconds", "run"), *rows])
 
 
 def _check_data(run_dir, data_dir):

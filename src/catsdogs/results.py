@@ -3,6 +3,9 @@
 results/DATASET/RUN/metrics.json, history.csv, curves.png    copied from a run folder
 results/summary.json                                         one object a recipe
 results/ladder.png                                           the same as a picture
+results/frontier.png                                         test accuracy against minutes
+results/benchmark.json                                       from scripts/benchmark.py
+results/growth.json, growth.png                              from scripts/measure_growth.py
 """
 
 import json
@@ -15,6 +18,8 @@ from catsdogs import runs
 from catsdogs.evaluation import summarize_seeds
 from catsdogs.figures import save_figure
 from catsdogs.files import InputError, atomic_folder, atomic_path, read_json, write_json
+from catsdogs.frontier_plot import plot_frontier
+from catsdogs.growth import plot_growth
 from catsdogs.ladder_plot import plot_results
 
 __all__ = ["add_runs", "readme_with_table", "summarize", "update"]
@@ -42,6 +47,8 @@ _PUBLISHED = (
     ("book, VGG16 fine-tuned (2nd ed.)", 0.985),
     ("book, Xception fine-tuned (3rd ed.)", 0.986),
 )
+# Test accuracy of the second edition's VGG16 ladder, whose recipe the benchmark times.
+_BOOK = {"scratch": 0.835, "feature_extract": 0.975, "finetune": 0.985}
 
 
 def add_runs(run_dirs, results_dir="results"):
@@ -105,7 +112,11 @@ def readme_with_table(readme, summary):
 
 
 def update(root="."):
-    """Writes `results/summary.json`, `results/ladder.png` and the README's table."""
+    """Writes `results/summary.json`, the pictures and the README's table.
+
+    Returns:
+        Paths of the files, relative to `root`.
+    """
     root = pathlib.Path(root)
     summary = summarize(root / "results")
     if not summary:
@@ -114,10 +125,47 @@ def update(root="."):
             "Add some: python scripts/update_results.py runs/dogs-vs-cats/*/"
         )
     write_json(root / "results" / "summary.json", summary)
-    save_figure(plot_results(summary, _PUBLISHED), root / "results" / "ladder.png")
+    figures = {"ladder": plot_results(summary, _PUBLISHED)}
+    timed = [row for row in summary if row["wall_seconds"]]
+    if timed:
+        benchmark = root / "results" / "benchmark.json"
+        book = _book_points(read_json(benchmark)) if benchmark.exists() else []
+        figures["frontier"] = plot_frontier([_point(row) for row in timed], book)
+    growth = root / "results" / "growth.json"
+    if growth.exists():
+        figures["growth"] = plot_growth(read_json(growth))
+    for name, figure in figures.items():
+        save_figure(figure, root / "results" / f"{name}.png")
     readme = readme_with_table((root / "README.md").read_text(encoding="utf-8"), summary)
     with atomic_path(root / "README.md") as path:
         path.write_text(readme, encoding="utf-8")
+    return ["results/summary.json", *(f"results/{name}.png" for name in figures), "README.md"]
+
+
+def _point(row):
+    changed = ", ".join(
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in row["settings"].items()
+        if name not in ("image_size", "crop_size", "pooled_only")
+    )
+    label = f"{row['image_size']}²" + (f", {row['preset']}" if row["preset"] != "best" else "")
+    return {
+        "stage": row["stage"],
+        "label": label + (f", {changed}" if changed else ""),
+        "minutes": row["wall_seconds"] / 60,
+        "accuracy": row["test_accuracy"]["mean"],
+        "interval95": row["test_accuracy"]["interval95"],
+    }
+
+
+def _book_points(benchmark):
+    minutes = {stage: found["seconds_scaled"] / 60 for stage, found in benchmark["book"].items()}
+    minutes["finetune"] += minutes["feature_extract"]  # it starts from the head
+    names = {"scratch": "convnet", "feature_extract": "features", "finetune": "fine-tuned"}
+    return [
+        {"label": f"book's {names[stage]}", "minutes": minutes[stage], "accuracy": accuracy}
+        for stage, accuracy in _BOOK.items()
+    ]
 
 
 def _settings(metrics):
@@ -159,6 +207,7 @@ def _row(members, results_dir):
         "image_size": first["image_size"],
         "seeds": seeds,
         "test_accuracy": summarize_seeds(values, tests[0]["num_images"]),
+        "flip_accuracy": _mean_or_none([m.get("test_flip") for _, m in members]),
         "val_accuracy": statistics.fmean(m["validation"]["accuracy"] for _, m in members),
         "wall_seconds": mean_seconds("cold"),
         "warm_wall_seconds": mean_seconds("warm"),
@@ -170,11 +219,15 @@ def _row(members, results_dir):
     }
 
 
+def _mean_or_none(tests):
+    return statistics.fmean(test["accuracy"] for test in tests) if all(tests) else None
+
+
 def _table(summary):
     lines = [
-        "| stage | recipe | image | test accuracy | 95 % interval | validation | minutes, cold "
-        "| minutes, features cached | peak memory | runs |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| stage | recipe | image | test accuracy | 95 % interval | with mirror image | validation "
+        "| minutes, cold | minutes, features cached | peak memory | runs |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in summary:
         accuracy = row["test_accuracy"]
@@ -184,6 +237,8 @@ def _table(summary):
             recipe += f" on {row['dataset']}"
         recipe += "".join(f", {k.replace('_', ' ')} {v}" for k, v in row["settings"].items())
         spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.1f}"
+        flip = row["flip_accuracy"]
+        flip = "" if flip is None else f"{100 * flip:.1f} %"
         links = " ".join(
             f"[{seed}](results/{place}/metrics.json)"
             for seed, place in zip(row["seeds"], row["evidence"], strict=True)
@@ -191,7 +246,7 @@ def _table(summary):
         lines.append(
             f"| {_TITLES[row['stage']]} | {recipe} | {row['image_size']}² "
             f"| **{100 * accuracy['mean']:.1f} %**{spread} | {100 * low:.1f} to {100 * high:.1f} "
-            f"| {100 * row['val_accuracy']:.1f} % | {_minutes(row['wall_seconds'])} "
+            f"| {flip} | {100 * row['val_accuracy']:.1f} % | {_minutes(row['wall_seconds'])} "
             f"| {_minutes(row['warm_wall_seconds'])} | {row['peak_rss_mb'] / 1000:.1f} GB "
             f"| seed {links} |"
         )

@@ -11,12 +11,18 @@ import keras
 from catsdogs import config as presets
 from catsdogs import runs, training
 from catsdogs.data.images import load_split
-from catsdogs.data.pipeline import evaluation_batches, feature_batches, image_batches
+from catsdogs.data.pipeline import (
+    evaluation_batches,
+    feature_batches,
+    fits_in_memory,
+    image_batches,
+)
 from catsdogs.data.splits import find_data_dir, load_manifest
 from catsdogs.evaluation import evaluate_predictions
 from catsdogs.features import FeatureStore
 from catsdogs.figures import save_figure
 from catsdogs.files import InputError, atomic_path, read_json, write_json
+from catsdogs.fused_norm import training_copy
 from catsdogs.history_plot import plot_history
 
 __all__ = ["EVALUATION_BATCH", "StageRun", "few", "run_name"]
@@ -170,19 +176,24 @@ class StageRun:
         def make_batches(**epochs):
             return feature_batches(features, labels, **epochs)
 
-        return self._train(model, whole, make_batches, len(labels), validation)
+        # A head's steps are so short that coming back to Python after each would double them.
+        without_a_break = fits_in_memory(features)
+        return self._train(model, whole, make_batches, len(labels), validation, without_a_break)
 
-    def _train(self, model, whole, make_batches, num_images, validation):
+    def _train(self, model, whole, make_batches, num_images, validation, without_a_break=False):
         config = self.config
         steps_per_epoch = math.ceil(num_images / config.batch_size)
         optimizer = training.build_optimizer(
             config.optimizer, config.learning_rate, num_steps=config.epochs * steps_per_epoch,
             warmup=config.warmup, weight_decay=config.weight_decay,
         )  # fmt: skip
-        # Compiled is another model of the same layers, so that `whole` is saved without an
+        # Compiled is another model of the same variables, so that `whole` is saved without an
         # optimizer: the file is a third of the size and holds only what predicting needs.
-        model = keras.Model(model.input, model.output)
-        training.compile_classifier(model, optimizer, label_smoothing=config.label_smoothing)
+        model = training_copy(model)
+        training.compile_classifier(
+            model, optimizer, label_smoothing=config.label_smoothing,
+            steps_per_execution=steps_per_epoch if without_a_break else 1,
+        )  # fmt: skip
         num_trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
         first_epoch = training.completed_epochs(self.run_dir)
         arrays, labels = validation

@@ -63,13 +63,12 @@ def train_scratch(config, data_dir=None, run_dir=None, *, resume=False):
     )
 
 
-def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, keep_cut=False):
+def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False):
     """Trains a new head on the frozen VGG16 base.
 
     Args:
         config: A `FeatureExtractConfig`.
         data_dir, run_dir, resume: As for `train_scratch`.
-        keep_cut: Whether to store block4_pool activations on the way, for fine-tuning to come.
 
     Returns, raises:
         As `train_scratch`.
@@ -93,8 +92,9 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
     (images, labels), (validation_images, validation_labels) = train, validation
     store = stage.feature_store(conv_base)
     num_views = config.views if config.variant == "augmented" else 1
-    if keep_cut:
-        store.features(images, "train", cut=CUT)
+    if not config.pooled_only:  # kept for fine-tuning, and no image passes a block twice
+        for view in range(num_views):
+            store.features(images, "train", view, CUT)
         store.features(validation_images, "validation", cut=CUT)
     features = [store.features(images, "train", view) for view in range(num_views)]
     validation_features = store.features(validation_images, "validation")
@@ -140,7 +140,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False):
     )
 
 
-def evaluate(run_dir, data_dir=None):
+def evaluate(run_dir, data_dir=None, *, flip=False):
     """Measures a finished run on the test split and adds the result to its `metrics.json`.
 
     Also writes `predictions.csv` (file, label, probability of class 1), `confusion.png` and
@@ -149,9 +149,10 @@ def evaluate(run_dir, data_dir=None):
     Args:
         run_dir: The run folder.
         data_dir: The data set, or `None` for the one the run was trained on.
+        flip: Whether to measure also the mean probability of each picture and its mirror image.
 
     Returns:
-        The run's metrics with `"test"` added.
+        The run's metrics with `"test"` added, and `"test_flip"` if asked for.
 
     Raises:
         InputError: If there is no such run, or the data set is not the one it was trained on.
@@ -171,6 +172,7 @@ def evaluate(run_dir, data_dir=None):
     files = manifest.split("test")
     if config["smoke"]:
         images, labels, files = (few(rows, "test") for rows in (images, labels, files))
+    views = [images, images[:, :, ::-1]][: 2 if flip else 1]
     if config["stage"] != "scratch":
         # The first four blocks are frozen in every run, so all runs share their activations.
         store = FeatureStore(
@@ -179,12 +181,18 @@ def evaluate(run_dir, data_dir=None):
             dataset_digest=manifest.digest,
             precision=metrics["precision"],
         )
-        images = store.features(images, "test", cut=CUT)
+        views = [store.features(images, "test", view, CUT) for view in range(len(views))]
         _, model = models.split_base(model, CUT)
-    batches = evaluation_batches(images, labels, batch_size=EVALUATION_BATCH)
-    probabilities = model.predict(batches, verbose=0)[:, 0]
 
+    def predict(arrays):
+        batches = evaluation_batches(arrays, labels, batch_size=EVALUATION_BATCH)
+        return model.predict(batches, verbose=0)[:, 0]
+
+    probabilities, *mirrored = map(predict, views)
     metrics["test"] = evaluate_predictions(labels, probabilities, manifest.classes)
+    if flip:
+        both = (probabilities + mirrored[0]) / 2
+        metrics["test_flip"] = evaluate_predictions(labels, both, manifest.classes)
     with atomic_path(run_dir / "predictions.csv") as path, path.open("w", newline="") as output:
         writer = csv.writer(output, lineterminator="\n")
         writer.writerow(["file", "label", f"probability_of_{manifest.classes[1]}"])
@@ -241,5 +249,5 @@ def _make_start(stage):
             seed=config.seed, smoke=config.smoke,
         )  # fmt: skip
         resume = (run_dir / "config.json").exists()
-        train_feature_extract(settings, stage.data_dir, run_dir, resume=resume, keep_cut=True)
+        train_feature_extract(settings, stage.data_dir, run_dir, resume=resume)
     return run_dir, missing

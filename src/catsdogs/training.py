@@ -3,7 +3,6 @@
 import math
 import pathlib
 import sys
-import time
 
 import keras
 import numpy as np
@@ -25,17 +24,15 @@ def choose_precision(precision="auto"):
 
     Args:
         precision: `"float32"`, `"mixed_bfloat16"`, or `"auto"`: bfloat16 if the processor has
-            instructions for it (AVX-512 BF16 or AMX) and a convolution like VGG16's really runs
-            faster with it, which is tried for about a second.
+            instructions for it (AVX-512 BF16 or AMX). No trial run decides: one disturbed by other
+            work would give the same command another precision another time. The benchmark
+            measures what the instructions are worth.
 
     Returns:
         The policy's name.
     """
     if precision == "auto":
-        faster = _has_bfloat16() and _seconds_a_convolution("float32") > 1.2 * (
-            _seconds_a_convolution("bfloat16")
-        )
-        precision = "mixed_bfloat16" if faster else "float32"
+        precision = "mixed_bfloat16" if _has_bfloat16() else "float32"
     keras.config.set_dtype_policy(precision)
     return precision
 
@@ -120,18 +117,20 @@ def fit(model, batches, validation, *, epochs, steps_per_epoch, run_dir):
     return state.history
 
 
-def compile_classifier(model, optimizer, *, label_smoothing=0.0):
+def compile_classifier(model, optimizer, *, label_smoothing=0.0, steps_per_execution=1):
     """Compiles a model of one probability for training, in place.
 
     Args:
         model: A model that ends in a sigmoid, (batch, 1).
         optimizer: From `build_optimizer`.
         label_smoothing: Share by which targets move towards one half in the training loss.
+        steps_per_execution: Steps that run without coming back to Python in between.
     """
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing),
         metrics=["accuracy", keras.metrics.BinaryCrossentropy(name="cross_entropy")],
+        steps_per_execution=steps_per_execution,
     )
 
 
@@ -217,16 +216,3 @@ def _has_bfloat16():
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def _seconds_a_convolution(dtype):
-    """Best of five runs of a convolution of VGG16's third block."""
-    images = keras.ops.ones((8, 56, 56, 256), dtype)
-    kernel = keras.ops.ones((3, 3, 256, 256), dtype)
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        result = keras.ops.conv(images, kernel, padding="same")
-        float(result[0, 0, 0, 0])  # waits for it
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)

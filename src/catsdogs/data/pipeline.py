@@ -10,7 +10,16 @@ import tensorflow as tf
 
 from catsdogs.data.augment import NUM_RANDOM, augment, output_size, view_random
 
-__all__ = ["evaluation_batches", "feature_batches", "image_batches", "image_view", "read_rows"]
+__all__ = [
+    "evaluation_batches",
+    "feature_batches",
+    "fits_in_memory",
+    "image_batches",
+    "image_view",
+    "read_rows",
+]
+
+_IN_MEMORY = 256 * 2**20  # bytes of features that are kept there
 
 
 def image_batches(
@@ -59,21 +68,35 @@ def feature_batches(features, labels, *, batch_size, epochs, seed, initial_epoch
     # Image i sees its views in turn, from a random one on, so all are used equally often.
     first = np.random.default_rng(seed).integers(len(features), size=len(labels))
 
+    def pick(index, view):
+        batch = np.empty((len(index), *features[0].shape[1:]), np.float16)
+        for number in set(view):
+            chosen = view == number
+            batch[chosen] = read_rows(features[number], index[chosen])
+        return batch
+
+    table = tf.constant(np.stack(features)) if fits_in_memory(features) else None
+
     def load(index, epoch, random):
         del random
-
-        def pick(index, epoch):
-            view = (first[index] + epoch) % len(features)
-            batch = np.empty((len(index), *features[0].shape[1:]), np.float32)
-            for number in set(view):
-                chosen = view == number
-                batch[chosen] = read_rows(features[number], index[chosen])
-            return batch
-
-        batch = tf.numpy_function(pick, (index, epoch), tf.float32, stateful=False)
-        return tf.ensure_shape(batch, (None, *features[0].shape[1:]))
+        view = (tf.gather(first, index) + epoch) % len(features)
+        if table is None:
+            batch = tf.numpy_function(pick, (index, view), tf.float16, stateful=False)
+            batch = tf.ensure_shape(batch, (None, *features[0].shape[1:]))
+        else:  # no Python in the loop
+            batch = tf.gather_nd(table, tf.stack([view, tf.cast(index, tf.int64)], axis=1))
+        return tf.cast(batch, tf.float32)
 
     return _batches(load, labels, batch_size, epochs, seed, initial_epoch)
+
+
+def fits_in_memory(features):
+    """Whether `feature_batches` keeps these features in memory, as pooled ones always are.
+
+    Args:
+        features: A list of arrays, one a view.
+    """
+    return sum(array.nbytes for array in features) <= _IN_MEMORY
 
 
 def evaluation_batches(arrays, labels, *, batch_size):

@@ -1,0 +1,36 @@
+"""Compares settings on the validation split: what the presets were chosen from.
+
+Examples:
+    python scripts/sweep.py                 image sizes, then fine-tuning's settings: an hour
+    python scripts/sweep.py --minutes 20    begins nothing after 20 minutes; goes on next time
+"""
+
+import dataclasses
+import math
+import pathlib
+
+from catsdogs import cli, ladder
+from catsdogs.data.splits import find_data_dir, load_manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    minutes: float = math.inf
+    """Begin no run after so many minutes."""
+    data_dir: str | None = None
+    """Prepared data set; by default the photographs if there are any, else the sketches."""
+    runs_dir: str | None = None
+    """Folder for the runs and sweep.csv; by default runs/DATASET-sweep."""
+
+
+def main():
+    arguments = cli.parse(Arguments, __doc__)
+    data_dir = find_data_dir(arguments.data_dir)
+    root = pathlib.Path(arguments.runs_dir or f"runs/{load_manifest(data_dir).dataset}-sweep")
+    steps, minutes = ladder.SWEEP, arguments.minutes
+    found = ladder.climb(steps, data_dir, root, evaluate=False, minutes=minutes)
+    ladder.print_sweep(found, root)
+
+
+if __name__ == "__main__":
+    cli.run(main)

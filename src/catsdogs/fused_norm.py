@@ -1,0 +1,60 @@
+"""Training copies of models whose batch normalisation is one operation instead of a dozen.
+
+Keras 3 computes batch normalisation from elementwise operations, in float32, one after the other:
+on a processor they take longer than the convolutions between them. TensorFlow has the whole as one
+operation, which oneDNN also joins with the ReLU that follows.
+"""
+
+import keras
+
+__all__ = ["training_copy"]
+
+
+def training_copy(model):
+    """A model of the same variables, for training; the original stays what is saved.
+
+    What has batch normalisation computes it in one operation if the backend is TensorFlow. The
+    original is made of Keras's own layers only, so its file loads in safe mode everywhere.
+
+    Args:
+        model: A functional model, not compiled.
+
+    Returns:
+        Another model that shares every variable with `model` and computes the same, up to
+        rounding.
+    """
+
+    def copy(layer):
+        fusible = isinstance(layer, keras.layers.BatchNormalization)
+        if fusible and keras.backend.backend() == "tensorflow":
+            return _FusedNormalization(layer)
+        return layer
+
+    return keras.models.clone_model(model, clone_function=copy)
+
+
+class _FusedNormalization(keras.layers.Layer):
+    """Computes what a `BatchNormalization` layer over the last axis does, on its variables."""
+
+    def __init__(self, norm):
+        super().__init__(name=f"fused_{norm.name}")
+        self.norm = norm
+
+    def call(self, inputs, training=False, mask=None):
+        import tensorflow as tf
+
+        norm = self.norm
+        means, variances = norm.moving_mean, norm.moving_variance
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=norm.gamma,
+            offset=norm.beta,
+            mean=[] if training else means,
+            variance=[] if training else variances,
+            epsilon=norm.epsilon,
+            is_training=bool(training),
+        )
+        if training:
+            means.assign(norm.momentum * means + (1 - norm.momentum) * mean)
+            variances.assign(norm.momentum * variances + (1 - norm.momentum) * variance)
+        return outputs

@@ -1,0 +1,161 @@
+"""How time and memory grow with the number of images: prepare, decode, extract, train."""
+
+import json
+import math
+import pathlib
+import shutil
+import sys
+
+import matplotlib
+from matplotlib.figure import Figure
+from PIL import Image, ImageOps
+
+from catsdogs.data.images import map_pictures
+from catsdogs.data.sketches import write_sketches
+from catsdogs.figures import COLOURS, GREY, STYLE
+from catsdogs.files import atomic_folder, read_json, write_json
+from catsdogs.processes import run_python
+
+__all__ = ["draw_pictures", "measure_growth", "plot_growth", "print_growth"]
+
+_STEPS = {
+    "prepare": "prepare (check, compare, copy)",
+    "decode": "decode at 64²",
+    "extract": "extract VGG16 features at 64²",
+    "head": "train a head, 30 epochs",
+    "convnet": "train the convnet, 1 epoch at 64²",
+}
+_SIZE = 64  # pixels: growth is about the number of images, not about theirs
+
+
+def draw_pictures(folder, number):
+    """Drawings in `folder/cat` and `folder/dog`: a quarter is drawn, and kept turned four ways.
+
+    Args:
+        folder: Where to write; drawings that lie there already are kept if they are enough.
+        number: How many pictures there have to be.
+
+    Returns:
+        The folder, a `Path`.
+    """
+    folder = pathlib.Path(folder)
+    if len(list(folder.glob("*/*.jpg"))) >= number:
+        return folder
+    ways = (ImageOps.mirror, ImageOps.flip, lambda image: ImageOps.mirror(ImageOps.flip(image)))
+
+    def turn(path):
+        with Image.open(path) as image:
+            for way, turned in enumerate(ways, start=1):
+                turned(image).save(path.with_stem(f"{path.stem}-{way}"), quality=90)
+
+    with atomic_folder(folder) as new:
+        write_sketches(new, per_class=math.ceil(number / 8))
+        for _ in map_pictures(turn, sorted(new.glob("*/*.jpg"))):
+            pass
+    return folder
+
+
+def measure_growth(pictures, folder, numbers):
+    """Runs every step on more and more pictures, each in a process of its own.
+
+    Args:
+        pictures: Folder with one sub-folder a class, with as many pictures as the largest number.
+        folder: Where data sets and runs go. `growth.json` there holds what is measured already,
+            so a stopped measurement goes on; the rest is removed after each number.
+        numbers: Numbers of pictures, half to train on, a quarter each to validate and test.
+
+    Returns:
+        A list of dictionaries: `num_images` and for each of `_STEPS` `{seconds, peak_rss_mb}`.
+    """
+    folder = pathlib.Path(folder)
+    record = folder / "growth.json"
+    rows = read_json(record) if record.exists() else []
+    for number in numbers:
+        if number in [row["num_images"] for row in rows]:
+            continue
+        scratch = folder / str(number)
+        shutil.rmtree(scratch, ignore_errors=True)
+        row = {"num_images": number}
+        for step in _STEPS:
+            print(f"{number} images: {_STEPS[step]} ...", flush=True)
+            arguments = {"pictures": str(pictures), "folder": str(scratch), "number": number}
+            finished = run_python("-m", "catsdogs.growth", step, json.dumps(arguments), name=step)
+            row[step] = {"seconds": finished.seconds, "peak_rss_mb": finished.peak_rss_mb}
+        shutil.rmtree(scratch)
+        rows.append(row)
+        write_json(record, rows)
+    return rows
+
+
+def print_growth(rows):
+    """Prints what `measure_growth` found: seconds and peak memory of each step."""
+    print("\n" + f"{'images':>8}" + "".join(f"{step:>18}" for step in _STEPS))
+    for row in rows:
+        cells = (f"{row[step]['seconds']:.0f} s {row[step]['peak_rss_mb']} MB" for step in _STEPS)
+        print(f"{row['num_images']:>8,}" + "".join(f"{cell:>18}" for cell in cells))
+
+
+@matplotlib.rc_context(STYLE)
+def plot_growth(rows):
+    """Seconds and peak memory against the number of images, a line a step.
+
+    Args:
+        rows: From `measure_growth`.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+    """
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    time, memory = figure.subplots(1, 2)
+    numbers = [row["num_images"] for row in rows]
+    for (step, label), colour in zip(_STEPS.items(), COLOURS, strict=False):
+        style = {"color": colour, "marker": "o", "markersize": 4, "label": label}
+        time.plot(numbers, [row[step]["seconds"] for row in rows], **style)
+        memory.plot(numbers, [row[step]["peak_rss_mb"] / 1000 for row in rows], **style)
+    for axes in (time, memory):
+        axes.set_xscale("log")
+        axes.set_xticks(numbers, [f"{number:,}" for number in numbers])
+        axes.minorticks_off()
+        axes.set_xlabel("images")
+    time.plot(numbers, [number / 200 for number in numbers], color=GREY, linestyle="--",
+              label="5 s a thousand images")  # fmt: skip
+    time.set(yscale="log", title="Seconds", ylabel="wall-clock seconds, Python's start included")
+    time.legend(fontsize=8)
+    memory.set(ylim=(0, None), title="Peak memory", ylabel="GB")
+    return figure
+
+
+def _take_step(step, pictures, folder, number):
+    # Here and not on top: the process that starts the others needs none of this.
+    from catsdogs.config import FEATURE_EXTRACT, SCRATCH
+    from catsdogs.data.images import load_split
+    from catsdogs.data.sources import open_source
+    from catsdogs.data.splits import load_manifest, prepare
+
+    folder = pathlib.Path(folder)
+    data = folder / "data"
+    if step == "prepare":
+        with open_source(pictures) as source:
+            prepare(source, data, train=number // 2, validation=number // 4, test=number // 4)
+    elif step == "decode":
+        for split in ("train", "validation"):
+            load_split(data, load_manifest(data), split, _SIZE)
+    else:
+        _train(step, data, folder, FEATURE_EXTRACT["best"], SCRATCH["best"])
+
+
+def _train(step, data, folder, head, convnet):
+    import dataclasses
+
+    from catsdogs import stages
+
+    if step == "convnet":
+        convnet = dataclasses.replace(convnet, image_size=_SIZE, crop_size=56, epochs=1)
+        stages.train_scratch(convnet, data, folder / step)
+    else:  # the first run extracts and hardly trains, the second finds the features
+        head = dataclasses.replace(head, image_size=_SIZE, epochs=1 if step == "extract" else 30)
+        stages.train_feature_extract(head, data, folder / step)
+
+
+if __name__ == "__main__":
+    _take_step(sys.argv[1], **json.loads(sys.argv[2]))

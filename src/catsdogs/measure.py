@@ -1,0 +1,253 @@
+"""Pieces of the benchmark, each run in a process of its own by `benchmark`.
+
+    python -m catsdogs.measure PIECE '{"argument": value}'
+
+prints a JSON object. Seconds are wall-clock seconds; rates are medians or means of repeated runs
+after a warm-up, so tracing and first-time allocation are not in them.
+"""
+
+import functools
+import json
+import math
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from catsdogs import models, training
+from catsdogs.book import book
+from catsdogs.data.augment import NUM_RANDOM, augment
+from catsdogs.data.images import decode_image, load_split
+from catsdogs.data.pipeline import image_batches
+from catsdogs.data.splits import load_manifest
+from catsdogs.features import FeatureStore
+from catsdogs.fused_norm import training_copy
+from catsdogs.stages import load_model
+
+__all__ = ["augmentation", "base", "count_flops", "prediction", "scratch"]
+
+_BATCH = 32
+
+
+def base(image_size, num_images, precision="auto"):
+    """What VGG16's convolutions can do on this machine, and what extraction makes of it.
+
+    Args:
+        image_size: Side of the images, in pixels.
+        num_images: How many images extraction is timed over, a multiple of 32.
+        precision: As for `choose_precision`.
+
+    Returns:
+        Images a second of the 13 convolutions one by one (the ceiling) and of the feature store
+        from uint8 images to the file of features, the share of the second in the first, and
+        GFLOP/s of both.
+    """
+    precision = training.choose_precision(precision)
+    dtype = "bfloat16" if precision == "mixed_bfloat16" else "float32"
+    conv_base = models.build_vgg16_base(image_size, "average")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (num_images, image_size, image_size, 3), dtype=np.uint8)
+    flops = count_flops(conv_base, image_size)
+
+    runs = [tf.function(lambda x, k: tf.nn.conv2d(x, k, 1, "SAME")) for _ in range(13)]
+    operands = []
+    for layer in conv_base.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            activations = tf.cast(tf.random.normal((_BATCH, *layer.input.shape[1:])), dtype)
+            operands.append((activations, tf.cast(layer.kernel.value, dtype)))
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def extract(rows, name):
+            store = FeatureStore(folder, conv_base, dataset_digest=name, precision=precision)
+            return _seconds(lambda: store.features(rows, "train"))
+
+        extract(images[:_BATCH], "warm-up")
+        for run, (activations, kernel) in zip(runs, operands, strict=True):
+            run(activations, kernel)
+        # In turns, so that what disturbs the machine disturbs both alike.
+        convolutions, extraction = [], []
+        for turn in range(3):
+            total = 0.0
+            for run, (activations, kernel) in zip(runs, operands, strict=True):
+                call = functools.partial(run, activations, kernel)
+                total += statistics.median(_seconds(call) for _ in range(3))
+            convolutions.append(_BATCH / total)
+            extraction.append(num_images / extract(images, f"turn {turn}"))
+    ceiling, reached = statistics.median(convolutions), statistics.median(extraction)
+    return {
+        "image_size": image_size,
+        "precision": precision,
+        "gflop_an_image": round(flops / 1e9, 2),
+        "convolutions_images_per_second": round(ceiling, 2),
+        "extraction_images_per_second": round(reached, 2),
+        "extraction_share": round(reached / ceiling, 3),
+        "convolutions_gflops": round(ceiling * flops / 1e9, 1),
+        "extraction_gflops": round(reached * flops / 1e9, 1),
+    }
+
+
+def augmentation(image_size, num_images):
+    """The fused warp beside Keras's five random layers, both inside `tf.data`.
+
+    Args:
+        image_size: Side of the images, in pixels.
+        num_images: How many are timed.
+
+    Returns:
+        Milliseconds an image of both and their ratio.
+    """
+    keras.utils.set_random_seed(0)
+    images = np.random.default_rng(0).integers(0, 256, (64, image_size, image_size, 3), np.uint8)
+    layers = [
+        keras.layers.RandomFlip("horizontal"),
+        keras.layers.RandomRotation(40 / 360, fill_mode="nearest"),
+        keras.layers.RandomTranslation(0.2, 0.2, fill_mode="nearest"),
+        keras.layers.RandomShear(0.2, 0.2, fill_mode="nearest", data_format="channels_last"),
+        keras.layers.RandomZoom(0.2, 0.2, fill_mode="nearest"),
+    ]
+
+    def stacked(number):
+        del number
+        batch = tf.cast(images[:_BATCH], tf.float32)
+        for layer in layers:
+            batch = layer(batch, training=True)
+        return batch
+
+    def fused(number):
+        random = tf.random.stateless_uniform((_BATCH, NUM_RANDOM), (0, number))
+        return augment(images[:_BATCH], random, "book", image_size)
+
+    def milliseconds(function):
+        dataset = tf.data.Dataset.range(num_images // _BATCH)
+        dataset = dataset.map(function, num_parallel_calls=2)
+        for _ in dataset.take(2):
+            pass
+        return 1e3 * _seconds(lambda: [None for _ in dataset]) / (num_images // _BATCH * _BATCH)
+
+    pairs = [(milliseconds(stacked), milliseconds(fused)) for _ in range(3)]
+    return {
+        "image_size": image_size,
+        "keras_layers_ms": round(statistics.median(pair[0] for pair in pairs), 3),
+        "fused_warp_ms": round(statistics.median(pair[1] for pair in pairs), 3),
+        "ratio": round(statistics.median(pair[0] / pair[1] for pair in pairs), 1),
+    }
+
+
+def scratch(data_dir, image_size, crop_size, batch_size, steps):
+    """Whether a training step of the `best` convnet ever waits for its images.
+
+    Args:
+        data_dir: A prepared data set.
+        image_size, crop_size, batch_size: As in `ScratchConfig`.
+        steps: Steps to time.
+
+    Returns:
+        Seconds an epoch, the share of time that the loop waited for a batch, processor seconds
+        over wall seconds, and GFLOP/s of training (three times the forward pass).
+    """
+    training.choose_precision()
+    images, labels = load_split(data_dir, load_manifest(data_dir), "train", image_size)
+    convnet = models.build_residual_convnet()
+    model = training_copy(convnet)
+    training.compile_classifier(model, training.build_optimizer("adamw", 1e-3, num_steps=steps))
+    epochs = math.ceil((steps + 5) * batch_size / len(labels)) + 1
+    batches = iter(
+        image_batches(images, labels, batch_size=batch_size, epochs=epochs, seed=0,
+                      augmentation="strong", crop_size=crop_size)
+    )  # fmt: skip
+    for _ in range(4):
+        model.train_on_batch(*next(batches))
+    waited, start, cpu, seen = 0.0, time.perf_counter(), time.process_time(), 0
+    for _ in range(steps):
+        before = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - before
+        model.train_on_batch(*batch)
+        seen += len(batch[0])
+    wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+    flops = 3 * count_flops(convnet, crop_size)
+    return {
+        "seconds_an_epoch": round(wall * len(labels) / seen, 2),
+        "waiting_share": round(waited / wall, 4),
+        "cpu_over_wall": round(cpu / wall, 2),
+        "gflops": round(flops * seen / wall / 1e9, 1),
+    }
+
+
+def prediction(run_dir, picture, repeats):
+    """Seconds to answer for one picture, file to probability, and for a hundred.
+
+    Args:
+        run_dir: A finished run.
+        picture: A picture file.
+        repeats: How often the warm prediction is timed.
+
+    Returns:
+        Seconds from the start of this process to its first answer, milliseconds of one more
+        answer, seconds for a hundred pictures.
+    """
+    model = load_model(run_dir)
+    size = model.input.shape[1]
+    size = size or json.loads((pathlib.Path(run_dir) / "metrics.json").read_text())["image_size"]
+
+    def answer(number=1):
+        batch = np.stack([decode_image(picture, size) for _ in range(number)])
+        return np.concatenate(
+            [model.predict_on_batch(batch[i : i + 25].astype(np.float32))
+             for i in range(0, number, 25)]
+        )  # fmt: skip
+
+    answer()
+    cold = time.time() - _process_start()
+    one = statistics.median(_seconds(answer) for _ in range(repeats))
+    answer(25)
+    return {
+        "image_size": size,
+        "one_cold_seconds": round(cold, 2),
+        "one_warm_milliseconds": round(1e3 * one, 1),
+        "hundred_seconds": round(_seconds(lambda: answer(100)), 2),
+    }
+
+
+def count_flops(model, image_size):
+    """Floating-point operations of a forward pass, two a multiplication, convolutions alone.
+
+    Args:
+        model: A functional model of images.
+        image_size: Side of the input, in pixels.
+
+    Returns:
+        A number an image.
+    """
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    outputs = keras.Model(model.input, [layer.output for layer in convolutions])
+    shapes = outputs.compute_output_shape((1, image_size, image_size, 3))
+    return sum(
+        2 * math.prod(shape) * math.prod(layer.kernel.shape[:3])
+        for layer, shape in zip(convolutions, shapes, strict=True)
+    )
+
+
+def _seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _process_start():
+    """When this process was started, seconds of `time.time()`."""
+    ticks = int(pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return booted + ticks / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    piece = {f.__name__: f for f in (augmentation, base, book, prediction, scratch)}[sys.argv[1]]
+    print(json.dumps(piece(**json.loads(sys.argv[2]))))

@@ -1,0 +1,98 @@
+"""What measures: the pieces count right, a benchmark runs whole, growth goes on after a stop."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import pytest
+from conftest import ROOT
+from test_plots import texts_of
+
+from catsdogs import benchmark, growth, measure
+from catsdogs.files import InputError, read_json
+from catsdogs.frontier_plot import plot_frontier
+from catsdogs.models import build_textbook_convnet
+from catsdogs.processes import run_python
+
+
+def test_flops_of_a_convnet_counted_by_hand():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, padding="valid")(inputs)  # 6 x 6 x 4 outputs of 27 products
+    x = keras.layers.Conv2D(2, 1, strides=2)(x)  # 3 x 3 x 2 outputs of 4
+    model = keras.Model(inputs, x)
+    assert measure.count_flops(model, 8) == 2 * (36 * 4 * 27 + 9 * 2 * 4)
+    assert measure.count_flops(build_textbook_convnet(150), 150) > 2e8
+
+
+def test_augmentation_is_timed_on_both_sides():
+    found = measure.augmentation(image_size=64, num_images=128)
+    assert found["fused_warp_ms"] > 0 and found["keras_layers_ms"] > 0 and found["ratio"] > 0
+
+
+def test_a_process_has_its_own_time_and_memory():
+    code = "import sys, time; time.sleep(0.3); x = bytearray(200 << 20); x[::4096] = x[::4096]; "
+    finished = run_python("-c", code + "print(sys.argv[1])", "hello")
+    assert finished.output == "hello\n" and finished.seconds >= 0.3
+    assert 200 <= finished.peak_rss_mb < 400
+    assert run_python("-c", "pass").peak_rss_mb < 100  # not the largest of all children so far
+    with pytest.raises(InputError, match="Expected that to end well, received exit code 7"):
+        run_python("-c", "raise SystemExit(7)", name="that")
+
+
+def make_point(**changed):
+    point = {
+        "stage": "scratch", "label": "144²", "minutes": 12.0, "accuracy": 0.93,
+        "interval95": (0.91, 0.94),
+    }  # fmt: skip
+    return {**point, **changed}
+
+
+def test_frontier_shows_every_point_and_the_upper_edge():
+    points = [
+        make_point(),
+        make_point(stage="finetune", label="dear", minutes=9, accuracy=0.99),
+        make_point(stage="feature_extract", label="128²", minutes=1, accuracy=0.95),
+    ]
+    book = [{"label": "book's convnet", "minutes": 200.0, "accuracy": 0.835}]
+    figure = plot_frontier(points, book)
+    for text in ("144²", "dear", "128²", "book's convnet", "3 h", "from scratch", "99 %"):
+        assert text in texts_of(figure)
+    edge = figure.axes[0].lines[0].get_xdata()
+    assert list(edge) == [1, 9]  # the convnet takes longer than fine-tuning for less
+
+
+def test_growth_measures_each_step_and_goes_on(data_dir, vgg16_weights, tmp_path, monkeypatch):
+    pictures = growth.draw_pictures(tmp_path / "pictures", 40)
+    assert len(list(pictures.glob("cat/*.jpg"))) == len(list(pictures.glob("dog/*.jpg"))) == 20
+    assert growth.draw_pictures(tmp_path / "pictures", 40) == pictures
+    rows = growth.measure_growth(pictures, tmp_path, [16, 32])
+    assert [row["num_images"] for row in rows] == [16, 32]
+    steps = set(rows[0]) - {"num_images"}
+    assert steps == {"prepare", "decode", "extract", "head", "convnet"}
+    assert all(
+        row[step]["seconds"] > 0 < row[step]["peak_rss_mb"] for row in rows for step in steps
+    )
+    assert json.loads((tmp_path / "growth.json").read_text()) == rows
+    monkeypatch.setattr(growth, "run_python", None)  # nothing is measured twice
+    assert growth.measure_growth(pictures, tmp_path, [16, 32]) == rows
+    text = texts_of(growth.plot_growth(rows))
+    assert "Peak memory" in text and "train a head" in text
+
+
+@pytest.mark.slow
+def test_the_quick_benchmark_runs_whole(data_dir, vgg16_weights, tmp_path, capsys):
+    command = [ROOT / "scripts" / "benchmark.py", "--quick", "--data-dir", data_dir]
+    command += ["--output", tmp_path / "found.json", "--runs-dir", tmp_path / "runs"]
+    subprocess.run([sys.executable, *map(str, command)], check=True)
+    found = read_json(tmp_path / "found.json")
+    assert found["quick"] and found["images"]["train"] == 64
+    assert [base["precision"] for base in found["base"]][-1] == "float32"
+    assert set(found["book"]) == {"scratch", "feature_extract", "finetune"}
+    assert found["stages"]["features, cold"]["cold"]
+    assert not found["stages"]["features, cached"]["cold"]
+    assert all(ratio > 0 for ratio in found["ratios"].values())
+    assert found["prediction"]["fine-tuning, cold"]["one_warm_milliseconds"] > 0
+    assert not list((tmp_path / "runs").glob("*/data")), "the linked pictures are left behind"
+    benchmark.print_benchmark(found)
+    assert "book's features, 50 epochs" in capsys.readouterr().out
