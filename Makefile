@@ -6,7 +6,7 @@ READY := .venv/ready
 ARCHIVE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run photos ladder results test lint clean
+.PHONY: help setup run photos ladder results benchmark growth test lint clean
 
 help:  ## this list
 	@echo "catsdogs: image classification from a small labelled set of photographs"
@@ -33,6 +33,12 @@ ladder: $(READY)  ## the full runs on the photographs, as in the README's table 
 
 results: $(READY)  ## put the runs on the photographs into results/ and the README's table
 	$(BIN)/python scripts/update_results.py runs/dogs-vs-cats/*/
+
+benchmark: $(READY)  ## the machine, the book's recipe and the stages, timed (most of an hour)
+	$(BIN)/python scripts/benchmark.py --output results/benchmark.json
+
+growth: $(READY)  ## time and memory from 1,000 to 25,000 drawings
+	$(BIN)/python scripts/measure_growth.py --output results/growth.json
 
 test: $(READY)  ## the tests
 	$(BIN)/python -m pytest -q

@@ -1,6 +1,7 @@
 """Times the machine, the book's recipe and every stage in one run, and prints the ratios.
 
 Examples:
+    python scripts/benchmark.py --output results/benchmark.json    as in the README
     python scripts/benchmark.py            on the photographs: most of an hour, the machine idle
     python scripts/benchmark.py --quick    does it run? small images and few steps: minutes
 """
@@ -35,7 +36,7 @@ def main():
     benchmark.print_benchmark(found)
     output = pathlib.Path(arguments.output or pathlib.Path(arguments.runs_dir) / "benchmark.json")
     write_json(output, found)
-    print(f"\nWritten: {output}; runs in {folder}")
+    print(f"\nWritten: {output}; the runs are in {folder}")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ def main():
     evaluate = cli.load_quietly("catsdogs.stages").evaluate
     metrics = {run: evaluate(run, arguments.data_dir, flip=arguments.flip) for run in names}
     if arguments.json:
-        print(json.dumps({run: found["test"] for run, found in metrics.items()}, indent=2))
+        kinds = ("test", "test_flip") if arguments.flip else ("test",)
+        found = {run: {kind: one[kind] for kind in kinds} for run, one in metrics.items()}
+        print(json.dumps(found, indent=2))
     else:
         cli.print_evaluation(metrics)
 

@@ -27,10 +27,10 @@ def main():
     arguments = cli.parse(Arguments, __doc__)
     folder = pathlib.Path(arguments.folder)
     pictures = growth.draw_pictures(folder / "pictures", max(arguments.numbers))
-    rows = growth.measure_growth(pictures, folder, arguments.numbers)
-    growth.print_growth(rows)
+    found = growth.measure_growth(pictures, folder, arguments.numbers)
+    growth.print_growth(found["rows"])
     if arguments.output:
-        write_json(arguments.output, rows)
+        write_json(arguments.output, found)
 
 
 if __name__ == "__main__":

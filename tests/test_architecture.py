@@ -45,12 +45,12 @@ ALLOWED = {
     "frontier_plot": "figures",
     "processes": "files",
     "book": "data.splits models",
-    "measure": "book data.augment data.images data.pipeline data.splits features fused_norm models "
-    "stages training",
+    "measure": "book data.augment data.images data.pipeline data.splits features fused_norm "
+    "models stages training",
     "benchmark": "config data.splits files processes runs",
-    "growth": "config data.images data.sketches data.sources data.splits figures files processes "
-    "stages",
-    "preview": "data.augment data.images data.splits figures plots",
+    "growth": "cli config data.images data.sketches data.sources data.splits figures files "
+    "processes runs",
+    "preview": "config data.augment data.images data.splits figures plots",
     "stage_run": "config data.images data.pipeline data.splits evaluation features figures files "
     "fused_norm history_plot runs training",
     "stages": "config data.images data.pipeline data.splits evaluation features figures files "
@@ -76,6 +76,7 @@ MAX_LINES = 260
 LONG = {
     "data.sketches": 430,  # one drawing, in many strokes
     "config": 290,  # a line or two of help for every setting
+    "measure": 295,  # one piece of the benchmark after the other
     "weights": 295,  # 40 lines of pinned digests
     "data.splits": 280,  # the manifest, and what makes it
 }

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from catsdogs.data.augment import augment, view_random
 from catsdogs.data.pipeline import evaluation_batches, feature_batches, image_batches, image_view
@@ -31,6 +32,19 @@ def test_every_image_once_an_epoch_in_a_new_order():
     assert all(sorted(epoch) == list(range(NUM)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
     assert epochs[0] != list(range(NUM))
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_the_number_of_workers_changes_nothing(workers):
+    dataset = image_batches(
+        NOISE, LABELS, batch_size=3, epochs=3, seed=1, augmentation="strong", crop_size=6
+    )
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = workers
+    pairs = zip(collect(dataset.with_options(options)), collect(dataset), strict=True)
+    for (images, labels), (expected, expected_labels) in pairs:
+        np.testing.assert_array_equal(images, expected)
+        np.testing.assert_array_equal(labels, expected_labels)
 
 
 def test_types_shapes_and_labels():

@@ -8,15 +8,21 @@ import json
 import os
 import pathlib
 import shutil
+import time
 
 from catsdogs import config as presets
 from catsdogs import runs
 from catsdogs.data.splits import SPLITS, load_manifest
-from catsdogs.files import read_json
+from catsdogs.files import read_json, write_json
 from catsdogs.processes import run_python
 
 __all__ = ["print_benchmark", "run_benchmark"]
 
+_RUN_PIECE = """
+import sys
+from catsdogs import cli
+cli.run(lambda: cli.load_quietly("catsdogs.measure").run_piece(*sys.argv[1:]))
+"""
 _SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 
 
@@ -26,7 +32,8 @@ def run_benchmark(data_dir, folder, *, quick=False):
     Args:
         data_dir: A prepared data set. Its pictures are linked into `folder`, so that nothing is
             cached beforehand and the user's own caches stay as they are.
-        folder: New folder for the data and the runs; the links and caches are removed at the end.
+        folder: New folder for the data, the runs and `benchmark.json`, which is written after
+            every piece; links and caches are removed at the end.
         quick: Whether to take small images and few steps: minutes, to see that it works.
 
     Returns:
@@ -38,27 +45,32 @@ def run_benchmark(data_dir, folder, *, quick=False):
     data_dir, folder = pathlib.Path(data_dir), pathlib.Path(folder)
     manifest = load_manifest(data_dir)
     data = folder / "data"
+    found = {
+        "quick": quick,
+        "dataset": manifest.dataset,
+        "images": manifest.sizes,
+        "environment": runs.describe_environment(),
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+    if found["load_average"] > 0.5:
+        print("The machine is busy with something else: do not trust these figures.")
     try:
         _link(data_dir, data)
-        found = {
-            "quick": quick,
-            "dataset": manifest.dataset,
-            "images": manifest.sizes,
-            "environment": runs.describe_environment(),
-            "load_average": round(os.getloadavg()[0], 2),
-            **_measure_pieces(data, quick),
-            "stages": _run_stages(data, folder, quick),
-        }
+        for name, value in _measure_pieces(data, quick):
+            found[name] = value
+            write_json(folder / "benchmark.json", found)  # what is measured is not lost
+        found["stages"] = _run_stages(data, folder, quick)
         picture = str(data / manifest.split("test")[0].name)
-        repeats = 5 if quick else 50
         found["prediction"] = {
-            name: _piece("prediction", run_dir=stage["run"], picture=picture, repeats=repeats)
-            for name, stage in found["stages"].items()
-            if name in ("scratch", "fine-tuning, cold")
-        }
+            name: _piece(
+                "prediction", run_dir=found["stages"][name]["run"], picture=picture,
+                repeats=5 if quick else 50, started=time.time(),
+            ) for name in ("scratch", "fine-tuning, cold")
+        }  # fmt: skip
     finally:
         shutil.rmtree(data, ignore_errors=True)
     found["ratios"] = _ratios(found)
+    write_json(folder / "benchmark.json", found)
     return found
 
 
@@ -73,7 +85,7 @@ def print_benchmark(found):
             f"({base['convolutions_gflops']:.0f} GFLOP/s), extraction "
             f"{base['extraction_images_per_second']:.1f} images/s, {base['extraction_share']:.0%}"
         )
-    warp, wait = found["augmentation"], found["scratch"]
+    warp, wait = found["augmentation"], found["training"]
     print(
         f"  augmentation at {warp['image_size']}²: {warp['fused_warp_ms']:.2f} ms an image, "
         f"Keras's five layers {warp['keras_layers_ms']:.2f} ms\n"
@@ -87,7 +99,7 @@ def print_benchmark(found):
             f"  {stage}: {book['seconds_an_epoch']:.0f} s an epoch, {book['epochs']} epochs "
             f"{book['seconds_scaled'] / 60:.0f} minutes"
         )
-    print("\nThis project's stages, from the command to its end")
+    print("\nThis project's stages, from the command to its end (within: without Python's start)")
     for name, stage in found["stages"].items():
         print(
             f"  {name}: {stage['seconds'] / 60:.1f} minutes, {stage['peak_rss_mb'] / 1000:.1f} GB, "
@@ -105,72 +117,70 @@ def print_benchmark(found):
 
 
 def _measure_pieces(data, quick):
+    """Yields pairs of a name and what was measured."""
     best = presets.SCRATCH["best"]
-    sizes, steps = ((64,), 2) if quick else ((150, 224), 8)
-    image_size = 64 if quick else 180
-    return {
-        "base": [
+    yield (
+        "base",
+        [
             _piece("base", image_size=size, num_images=64 if quick else 320, precision=precision)
-            for size in sizes
+            for size in ((64,) if quick else (150, 224))
             for precision in ("auto", "float32")
         ],
-        "augmentation": _piece("augmentation", image_size=150, num_images=64 if quick else 640),
-        "scratch": _piece(
-            "scratch", data_dir=str(data), image_size=best.image_size, crop_size=best.crop_size,
-            batch_size=best.batch_size, steps=5 if quick else 100,
-        ),
-        "book": {
-            stage: _piece(
-                "book", stage=stage, data_dir=str(data), image_size=image_size, steps=steps
-            ) for stage in ("scratch", "feature_extract", "finetune")
+    )
+    yield "augmentation", _piece("augmentation", image_size=150, num_images=64 if quick else 640)
+    yield "training", _piece(
+        "training", data_dir=str(data), image_size=best.image_size, crop_size=best.crop_size,
+        batch_size=best.batch_size, steps=5 if quick else 120,
+    )  # fmt: skip
+    size, steps = (96, 2) if quick else (180, 10)
+    yield (
+        "book",
+        {
+            stage: _piece("book", stage=stage, data_dir=str(data), image_size=size, steps=steps)
+            for stage in ("scratch", "feature_extract", "finetune")
         },
-    }  # fmt: skip
+    )
 
 
 def _run_stages(data, folder, quick):
-    small = ("--image-size", "64", "--epochs", "2") if quick else ()
-    head = ("train_feature_extract", small)
+    small = ("--smoke",) if quick else ()
     found = {}
 
-    def run(name, script, *flags):
-        run_dir = folder / name.replace(", ", "-").replace(" ", "-")
-        print(f"{name} ...", flush=True)
-        finished = run_python(
-            _SCRIPTS / f"{script}.py", "--data-dir", data, "--run-dir", run_dir, *flags, name=name
-        )
+    def record(name, run_dir, seconds):
         metrics = read_json(run_dir / "metrics.json")
         found[name] = {
             "run": str(run_dir),
-            "seconds": finished.seconds,
-            "peak_rss_mb": finished.peak_rss_mb,
+            "seconds": seconds,
+            "peak_rss_mb": metrics["peak_rss_mb"],
             "image_size": metrics["image_size"],
             "epochs": metrics["config"]["epochs"],
             "cold": metrics["cold"],
             "val_accuracy": metrics["validation"]["accuracy"],
         }
+
+    def run(name, script, *flags):
+        print(f"{name} ...", flush=True)
+        run_dir = folder / name.replace(", ", "-").replace(" ", "-").replace("²", "")
+        command = (_SCRIPTS / f"{script}.py", "--data-dir", data, "--run-dir", run_dir, *flags)
+        finished = run_python(*command, name=name)
+        record(name, run_dir, finished.seconds)
         return run_dir
 
-    def forget():
+    fine_tuned = run("fine-tuning, cold", "finetune", *small)
+    # The head that it made on the way; without the seconds in which Python starts.
+    head = fine_tuned.with_name("feature_extract-best-cached-seed0")
+    seconds = read_json(head / "metrics.json")["wall_seconds"]
+    record("features, cold, within fine-tuning", head, seconds)
+    again = (*small, "--start", head, "--learning-rate", "1e-5")
+    run("fine-tuning again, features cached", "finetune", *again)
+    run("features, cached", "train_feature_extract", *small, "--seed", "1")
+    if not quick:
         for cache in ("features", "decoded"):
-            shutil.rmtree(data / cache, ignore_errors=True)
-
-    fewer = ("--epochs", "1", "--views", "1") if quick else ()
-    if quick:  # a head of small images to start from
-        start = ("--start", run("features", *head[:1], *head[1]))
-        forget()
-    else:
-        start = ()
-    run("fine-tuning, cold", "finetune", *start, *fewer)
-    # Its head lies beside it, under the name that fine-tuning gave it.
-    start = start or ("--start", folder / "feature_extract-best-cached-seed0")
-    run("fine-tuning again, features cached", "finetune", *start, *fewer, "--learning-rate", "1e-5")
-    for size in (None,) if quick else (None, 256):
-        flags = (*small, *(("--image-size", str(size)) if size else ()))
-        at = f" at {size}²" if size else ""
-        forget()
-        run(f"features{at}, cold", head[0], *flags)
-        run(f"features{at}, cached", head[0], *flags, "--seed", "1")
-    run("scratch", "train_scratch", "--epochs", "1" if quick else "3")
+            shutil.rmtree(data / cache)
+        smaller = ("train_feature_extract", "--image-size", "256")
+        run("features at 256², cold", *smaller)
+        run("features at 256², cached", *smaller, "--seed", "1")
+    run("scratch", "train_scratch", *(small or ("--epochs", "3")))
     return found
 
 
@@ -187,18 +197,20 @@ def _ratios(found):
                 rates["mixed_bfloat16"]["extraction_images_per_second"]
                 / rates["float32"]["extraction_images_per_second"], 1,
             )  # fmt: skip
-    for name, stage in stages.items():
-        if name.startswith("features"):
-            seconds = book["feature_extract"]["seconds_scaled"]
-            ratios[f"book's features, 50 epochs / {name}"] = round(seconds / stage["seconds"], 1)
-        if name.startswith("fine-tuning"):
-            seconds = book["feature_extract"]["seconds_scaled"] + book["finetune"]["seconds_scaled"]
-            ratios[f"book's features and fine-tuning / {name}"] = round(
-                seconds / stage["seconds"], 1
-            )
-    seconds = stages["scratch"]["seconds"] / stages["scratch"]["epochs"]
-    ratios["book's convnet / this one, seconds an epoch"] = round(
-        book["scratch"]["seconds_an_epoch"] / seconds, 1
+    seconds = {stage: timed["seconds_scaled"] for stage, timed in book.items()}
+    both = seconds["feature_extract"] + seconds["finetune"]
+    for name, stage in stages.items():  # a cached run is no match for one that starts from nothing
+        if name.startswith("features") and stage["cold"]:
+            ratio = seconds["feature_extract"] / stage["seconds"]
+            ratios[f"book's features, 50 epochs / {name}"] = round(ratio, 1)
+    ratio = both / stages["fine-tuning, cold"]["seconds"]
+    ratios["book's features and fine-tuning, 50 + 30 epochs / fine-tuning, cold"] = round(ratio, 1)
+    ratio = seconds["finetune"] / stages["fine-tuning again, features cached"]["seconds"]
+    ratios["book's fine-tuning again, 30 epochs / the same, features cached"] = round(ratio, 1)
+    convnet = stages["scratch"]
+    whole = convnet["seconds"] / convnet["epochs"] * presets.SCRATCH["best"].epochs
+    ratios["book's convnet, 100 epochs / this one, scaled to all its epochs"] = round(
+        seconds["scratch"] / whole, 1
     )
     return ratios
 
@@ -206,7 +218,7 @@ def _ratios(found):
 def _piece(name, **arguments):
     described = ", ".join(str(value) for key, value in arguments.items() if key != "data_dir")
     print(f"{name} ({described}) ...", flush=True)
-    finished = run_python("-m", "catsdogs.measure", name, json.dumps(arguments), name=name)
+    finished = run_python("-c", _RUN_PIECE, name, json.dumps(arguments), name=name)
     return json.loads(finished.output.splitlines()[-1])
 
 

@@ -83,7 +83,7 @@ class ScratchConfig:
     epochs: int = 110
     """Passes over the training images."""
     precision: Precision = "auto"
-    """Arithmetic; `auto` takes bfloat16 where this CPU is faster at it."""
+    """Arithmetic; `auto` takes bfloat16 where this CPU has instructions for it."""
     seed: int = 0
     """Decides initial weights, order, augmentation and dropout."""
     smoke: bool = False
@@ -131,7 +131,7 @@ class FeatureExtractConfig:
     weights: str | None = None
     """File with the VGG16 ImageNet tensors; found or downloaded by itself when not given."""
     precision: Precision = "auto"
-    """Arithmetic; `auto` takes bfloat16 where this CPU is faster at it."""
+    """Arithmetic; `auto` takes bfloat16 where this CPU has instructions for it."""
     seed: int = 0
     """Decides initial weights, order, augmentation and dropout."""
     smoke: bool = False

@@ -7,6 +7,7 @@ finished, and a stopped extraction goes on from there.
 """
 
 import fcntl
+import functools
 import hashlib
 import io
 import json
@@ -84,20 +85,16 @@ class FeatureStore:
             self.reused |= _partial(path).exists()
             earlier = self._path(images, split, view, CUT)
             prefix, suffix = split_base(self._conv_base, CUT)
-            if cut == CUT:
-                model, load = prefix, self._view_loader(images, view)
-            elif earlier.exists():  # then the first four blocks have been run already
+            models = [prefix] if cut == CUT else [prefix, suffix]
+            if cut != CUT and earlier.exists():  # then the first four blocks have been run already
                 self.reused |= earlier.stat().st_mtime < self._since
-                activations = np.load(earlier, mmap_mode="r")
-                model, load = suffix, lambda rows: read_rows(activations, rows)
+                activations, models = np.load(earlier, mmap_mode="r"), [suffix]
+                load = functools.partial(read_rows, activations)
             else:
-                model, load = self._conv_base, self._view_loader(images, view)
+                load = functools.partial(image_view, images, view=view)
             label = f"{cut} features, {split} view {view}"
-            _extract(path, model, load, len(images), label)
+            _extract(path, models, load, len(images), label)
         return np.load(path, mmap_mode="r")
-
-    def _view_loader(self, images, view):
-        return lambda rows: image_view(images, rows, view)
 
     def _path(self, images, split, view, cut):
         content = {
@@ -118,11 +115,15 @@ def _partial(path):
     return path.with_suffix(".npy.partial")
 
 
-def _extract(path, model, load, num_rows, label):
-    """Runs `model` over `load(slice)` for all rows and leaves float16 rows in the file `path`."""
+def _extract(path, models, load, num_rows, label):
+    """Runs models over `load(slice)` for all rows and leaves float16 rows in the file `path`.
+
+    What passes from one model to the next is float16 as well: so the last one's result is the same
+    whether the first one's was stored in between or not.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
-    row_shape = model.output.shape[1:]
+    row_shape = models[-1].output.shape[1:]
     row_bytes = 2 * int(np.prod(row_shape))
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
@@ -150,8 +151,11 @@ def _extract(path, model, load, num_rows, label):
         with Progress(f"Computing {label}", num_rows) as progress:
             for start in range(finished, num_rows, _BATCH_SIZE):
                 rows = slice(start, min(start + _BATCH_SIZE, num_rows))
-                activations = model.predict_on_batch(np.asarray(load(rows), np.float32))
-                file.write(activations.astype("<f2").tobytes())
+                activations = load(rows)
+                for model in models:
+                    activations = model.predict_on_batch(np.asarray(activations, np.float32))
+                    activations = activations.astype("<f2")
+                file.write(activations.tobytes())
                 progress.update(rows.stop)
         file.flush()
         os.fsync(file.fileno())

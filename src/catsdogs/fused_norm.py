@@ -13,7 +13,7 @@ __all__ = ["training_copy"]
 def training_copy(model):
     """A model of the same variables, for training; the original stays what is saved.
 
-    What has batch normalisation computes it in one operation if the backend is TensorFlow. The
+    Batch normalisation of images is computed in one operation if the backend is TensorFlow. The
     original is made of Keras's own layers only, so its file loads in safe mode everywhere.
 
     Args:
@@ -25,12 +25,20 @@ def training_copy(model):
     """
 
     def copy(layer):
-        fusible = isinstance(layer, keras.layers.BatchNormalization)
-        if fusible and keras.backend.backend() == "tensorflow":
+        if keras.backend.backend() == "tensorflow" and _can_be_fused(layer):
             return _FusedNormalization(layer)
         return layer
 
     return keras.models.clone_model(model, clone_function=copy)
+
+
+def _can_be_fused(layer):
+    return (
+        isinstance(layer, keras.layers.BatchNormalization)
+        and layer.center and layer.scale
+        and layer.trainable  # Keras's frozen ones keep their statistics
+        and len(layer.input.shape) == 4 and layer.axis in (-1, 3)
+    )  # fmt: skip
 
 
 class _FusedNormalization(keras.layers.Layer):
@@ -55,6 +63,9 @@ class _FusedNormalization(keras.layers.Layer):
             is_training=bool(training),
         )
         if training:
+            # The operation divides by n - 1, Keras by n.
+            count = tf.cast(tf.size(inputs) // inputs.shape[-1], variance.dtype)
+            variance *= (count - 1) / count
             means.assign(norm.momentum * means + (1 - norm.momentum) * mean)
             variances.assign(norm.momentum * variances + (1 - norm.momentum) * variance)
         return outputs

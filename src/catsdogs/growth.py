@@ -1,7 +1,9 @@
 """How time and memory grow with the number of images: prepare, decode, extract, train."""
 
+import dataclasses
 import json
 import math
+import os
 import pathlib
 import shutil
 import sys
@@ -10,6 +12,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
+from catsdogs import cli, runs
 from catsdogs.data.images import map_pictures
 from catsdogs.data.sketches import write_sketches
 from catsdogs.figures import COLOURS, GREY, STYLE
@@ -60,35 +63,40 @@ def measure_growth(pictures, folder, numbers):
 
     Args:
         pictures: Folder with one sub-folder a class, with as many pictures as the largest number.
-        folder: Where data sets and runs go. `growth.json` there holds what is measured already,
-            so a stopped measurement goes on; the rest is removed after each number.
+        folder: Where data sets and runs go. `growth.json` there holds what this commit has
+            measured already, so a stopped measurement goes on; the rest is removed as it goes.
         numbers: Numbers of pictures, half to train on, a quarter each to validate and test.
 
     Returns:
-        A list of dictionaries: `num_images` and for each of `_STEPS` `{seconds, peak_rss_mb}`.
+        A JSON-ready dictionary: `environment`, and `rows`, each with `num_images` and
+        `{seconds, peak_rss_mb}` of every step.
     """
     folder = pathlib.Path(folder)
     record = folder / "growth.json"
-    rows = read_json(record) if record.exists() else []
-    for number in numbers:
-        if number in [row["num_images"] for row in rows]:
-            continue
-        scratch = folder / str(number)
-        shutil.rmtree(scratch, ignore_errors=True)
+    found = {"environment": runs.describe_environment(), "rows": []}
+    if record.exists():
+        earlier = read_json(record)
+        if earlier["environment"]["commit"] == found["environment"]["commit"]:
+            found = earlier
+    for number in sorted(set(numbers) - {row["num_images"] for row in found["rows"]}):
+        place = folder / str(number)
+        shutil.rmtree(place, ignore_errors=True)
+        _link_some(pathlib.Path(pictures), place / "pictures", number)
         row = {"num_images": number}
         for step in _STEPS:
             print(f"{number} images: {_STEPS[step]} ...", flush=True)
-            arguments = {"pictures": str(pictures), "folder": str(scratch), "number": number}
+            arguments = {"folder": str(place), "number": number}
             finished = run_python("-m", "catsdogs.growth", step, json.dumps(arguments), name=step)
-            row[step] = {"seconds": finished.seconds, "peak_rss_mb": finished.peak_rss_mb}
-        shutil.rmtree(scratch)
-        rows.append(row)
-        write_json(record, rows)
-    return rows
+            peak = int(finished.output.splitlines()[-1])
+            row[step] = {"seconds": finished.seconds, "peak_rss_mb": peak}
+        shutil.rmtree(place)
+        found["rows"] = sorted([*found["rows"], row], key=lambda row: row["num_images"])
+        write_json(record, found)
+    return found
 
 
 def print_growth(rows):
-    """Prints what `measure_growth` found: seconds and peak memory of each step."""
+    """Prints the rows that `measure_growth` found: seconds and peak memory of each step."""
     print("\n" + f"{'images':>8}" + "".join(f"{step:>18}" for step in _STEPS))
     for row in rows:
         cells = (f"{row[step]['seconds']:.0f} s {row[step]['peak_rss_mb']} MB" for step in _STEPS)
@@ -100,7 +108,7 @@ def plot_growth(rows):
     """Seconds and peak memory against the number of images, a line a step.
 
     Args:
-        rows: From `measure_growth`.
+        rows: Of what `measure_growth` returns.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -125,7 +133,15 @@ def plot_growth(rows):
     return figure
 
 
-def _take_step(step, pictures, folder, number):
+def _link_some(pictures, folder, number):
+    """As many of the pictures in a folder of their own, both classes alike."""
+    for label in sorted(path.name for path in pictures.iterdir()):
+        (folder / label).mkdir(parents=True)
+        for path in sorted((pictures / label).iterdir())[: number // 2]:
+            os.link(path, folder / label / path.name)
+
+
+def _take_step(step, folder, number):
     # Here and not on top: the process that starts the others needs none of this.
     from catsdogs.config import FEATURE_EXTRACT, SCRATCH
     from catsdogs.data.images import load_split
@@ -135,27 +151,20 @@ def _take_step(step, pictures, folder, number):
     folder = pathlib.Path(folder)
     data = folder / "data"
     if step == "prepare":
-        with open_source(pictures) as source:
+        with open_source(folder / "pictures") as source:
             prepare(source, data, train=number // 2, validation=number // 4, test=number // 4)
     elif step == "decode":
         for split in ("train", "validation"):
             load_split(data, load_manifest(data), split, _SIZE)
-    else:
-        _train(step, data, folder, FEATURE_EXTRACT["best"], SCRATCH["best"])
-
-
-def _train(step, data, folder, head, convnet):
-    import dataclasses
-
-    from catsdogs import stages
-
-    if step == "convnet":
-        convnet = dataclasses.replace(convnet, image_size=_SIZE, crop_size=56, epochs=1)
-        stages.train_scratch(convnet, data, folder / step)
+    elif step == "convnet":
+        config = dataclasses.replace(SCRATCH["best"], image_size=_SIZE, crop_size=56, epochs=1)
+        cli.load_quietly("catsdogs.stages").train_scratch(config, data, folder / step)
     else:  # the first run extracts and hardly trains, the second finds the features
-        head = dataclasses.replace(head, image_size=_SIZE, epochs=1 if step == "extract" else 30)
-        stages.train_feature_extract(head, data, folder / step)
+        epochs = 1 if step == "extract" else 30
+        config = dataclasses.replace(FEATURE_EXTRACT["best"], image_size=_SIZE, epochs=epochs)
+        cli.load_quietly("catsdogs.stages").train_feature_extract(config, data, folder / step)
+    print(runs.peak_memory_mb())
 
 
 if __name__ == "__main__":
-    _take_step(sys.argv[1], **json.loads(sys.argv[2]))
+    cli.run(lambda: _take_step(sys.argv[1], **json.loads(sys.argv[2])))

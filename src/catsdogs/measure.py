@@ -1,18 +1,14 @@
 """Pieces of the benchmark, each run in a process of its own by `benchmark`.
 
-    python -m catsdogs.measure PIECE '{"argument": value}'
-
-prints a JSON object. Seconds are wall-clock seconds; rates are medians or means of repeated runs
-after a warm-up, so tracing and first-time allocation are not in them.
+Seconds are wall-clock seconds; rates are medians or bests of repeated runs after a warm-up, so
+tracing and first-time allocation are not in them.
 """
 
 import functools
 import json
 import math
-import os
 import pathlib
 import statistics
-import sys
 import tempfile
 import time
 
@@ -21,22 +17,29 @@ import numpy as np
 import tensorflow as tf
 
 from catsdogs import models, training
-from catsdogs.book import book
+from catsdogs.book import time_book
 from catsdogs.data.augment import NUM_RANDOM, augment
 from catsdogs.data.images import decode_image, load_split
 from catsdogs.data.pipeline import image_batches
 from catsdogs.data.splits import load_manifest
-from catsdogs.features import FeatureStore
+from catsdogs.features import CUT, FeatureStore
 from catsdogs.fused_norm import training_copy
 from catsdogs.stages import load_model
 
-__all__ = ["augmentation", "base", "count_flops", "prediction", "scratch"]
+__all__ = [
+    "count_flops",
+    "measure_augmentation",
+    "measure_base",
+    "measure_prediction",
+    "measure_training",
+    "run_piece",
+]
 
 _BATCH = 32
 
 
-def base(image_size, num_images, precision="auto"):
-    """What VGG16's convolutions can do on this machine, and what extraction makes of it.
+def measure_base(image_size, num_images, precision="auto"):
+    """What VGG16's own layers can do on this machine, and what extraction makes of it.
 
     Args:
         image_size: Side of the images, in pixels.
@@ -44,9 +47,9 @@ def base(image_size, num_images, precision="auto"):
         precision: As for `choose_precision`.
 
     Returns:
-        Images a second of the 13 convolutions one by one (the ceiling) and of the feature store
-        from uint8 images to the file of features, the share of the second in the first, and
-        GFLOP/s of both.
+        Images a second of the 13 convolutions with bias and ReLU one by one, each at its best of
+        several batch sizes and calls; of the feature store, from uint8 images to the files of
+        block4_pool and of pooled features; the share of the second in the first; GFLOP/s of both.
     """
     precision = training.choose_precision(precision)
     dtype = "bfloat16" if precision == "mixed_bfloat16" else "float32"
@@ -55,31 +58,35 @@ def base(image_size, num_images, precision="auto"):
     images = rng.integers(0, 256, (num_images, image_size, image_size, 3), dtype=np.uint8)
     flops = count_flops(conv_base, image_size)
 
-    runs = [tf.function(lambda x, k: tf.nn.conv2d(x, k, 1, "SAME")) for _ in range(13)]
-    operands = []
-    for layer in conv_base.layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            activations = tf.cast(tf.random.normal((_BATCH, *layer.input.shape[1:])), dtype)
-            operands.append((activations, tf.cast(layer.kernel.value, dtype)))
+    @tf.function
+    def convolve(x, kernel, bias):
+        return tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
 
+    def seconds_an_image(layer):
+        best = math.inf
+        kernel, bias = (tf.cast(weight.value, dtype) for weight in (layer.kernel, layer.bias))
+        for batch_size in (8, _BATCH):
+            x = tf.cast(tf.random.normal((batch_size, *layer.input.shape[1:])), dtype)
+            call = functools.partial(convolve, x, kernel, bias)
+            call()
+            best = min(best, min(_seconds(call) for _ in range(3)) / batch_size)
+        return best
+
+    layers = [layer for layer in conv_base.layers if isinstance(layer, keras.layers.Conv2D)]
     with tempfile.TemporaryDirectory() as folder:
 
         def extract(rows, name):
             store = FeatureStore(folder, conv_base, dataset_digest=name, precision=precision)
-            return _seconds(lambda: store.features(rows, "train"))
+            store.features(rows, "train", cut=CUT)
+            store.features(rows, "train")
 
         extract(images[:_BATCH], "warm-up")
-        for run, (activations, kernel) in zip(runs, operands, strict=True):
-            run(activations, kernel)
         # In turns, so that what disturbs the machine disturbs both alike.
         convolutions, extraction = [], []
         for turn in range(3):
-            total = 0.0
-            for run, (activations, kernel) in zip(runs, operands, strict=True):
-                call = functools.partial(run, activations, kernel)
-                total += statistics.median(_seconds(call) for _ in range(3))
-            convolutions.append(_BATCH / total)
-            extraction.append(num_images / extract(images, f"turn {turn}"))
+            convolutions.append(1 / sum(map(seconds_an_image, layers)))
+            seconds = _seconds(functools.partial(extract, images, f"turn {turn}"))
+            extraction.append(num_images / seconds)
     ceiling, reached = statistics.median(convolutions), statistics.median(extraction)
     return {
         "image_size": image_size,
@@ -93,7 +100,7 @@ def base(image_size, num_images, precision="auto"):
     }
 
 
-def augmentation(image_size, num_images):
+def measure_augmentation(image_size, num_images):
     """The fused warp beside Keras's five random layers, both inside `tf.data`.
 
     Args:
@@ -140,7 +147,7 @@ def augmentation(image_size, num_images):
     }
 
 
-def scratch(data_dir, image_size, crop_size, batch_size, steps):
+def measure_training(data_dir, image_size, crop_size, batch_size, steps):
     """Whether a training step of the `best` convnet ever waits for its images.
 
     Args:
@@ -157,37 +164,42 @@ def scratch(data_dir, image_size, crop_size, batch_size, steps):
     convnet = models.build_residual_convnet()
     model = training_copy(convnet)
     training.compile_classifier(model, training.build_optimizer("adamw", 1e-3, num_steps=steps))
-    epochs = math.ceil((steps + 5) * batch_size / len(labels)) + 1
-    batches = iter(
-        image_batches(images, labels, batch_size=batch_size, epochs=epochs, seed=0,
-                      augmentation="strong", crop_size=crop_size)
+    model.optimizer.build(model.trainable_variables)
+    epochs = math.ceil((steps + 5) / (len(labels) // batch_size))
+    batches = image_batches(
+        images, labels, batch_size=batch_size, epochs=epochs, seed=0, augmentation="strong",
+        crop_size=crop_size,
     )  # fmt: skip
-    for _ in range(4):
-        model.train_on_batch(*next(batches))
-    waited, start, cpu, seen = 0.0, time.perf_counter(), time.process_time(), 0
+    # An epoch's smaller last batch would be compiled for in the midst of it.
+    whole = batches.filter(lambda images, labels: tf.shape(labels)[0] == batch_size)
+    whole = iter(whole.prefetch(2))
+    step = tf.function(lambda *batch: model.train_step(batch))
+    for _ in range(5):
+        step(*next(whole))
+    waited, start, cpu = 0.0, time.perf_counter(), time.process_time()
     for _ in range(steps):
         before = time.perf_counter()
-        batch = next(batches)
+        batch = next(whole)
         waited += time.perf_counter() - before
-        model.train_on_batch(*batch)
-        seen += len(batch[0])
+        step(*batch)
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-    flops = 3 * count_flops(convnet, crop_size)
+    images_per_second = steps * batch_size / wall
     return {
-        "seconds_an_epoch": round(wall * len(labels) / seen, 2),
+        "seconds_an_epoch": round(len(labels) / images_per_second, 2),
         "waiting_share": round(waited / wall, 4),
         "cpu_over_wall": round(cpu / wall, 2),
-        "gflops": round(flops * seen / wall / 1e9, 1),
+        "gflops": round(3 * count_flops(convnet, crop_size) * images_per_second / 1e9, 1),
     }
 
 
-def prediction(run_dir, picture, repeats):
+def measure_prediction(run_dir, picture, repeats, started):
     """Seconds to answer for one picture, file to probability, and for a hundred.
 
     Args:
         run_dir: A finished run.
         picture: A picture file.
         repeats: How often the warm prediction is timed.
+        started: When this process was started, seconds of `time.time()`.
 
     Returns:
         Seconds from the start of this process to its first answer, milliseconds of one more
@@ -205,7 +217,7 @@ def prediction(run_dir, picture, repeats):
         )  # fmt: skip
 
     answer()
-    cold = time.time() - _process_start()
+    cold = time.time() - started
     one = statistics.median(_seconds(answer) for _ in range(repeats))
     answer(25)
     return {
@@ -214,6 +226,16 @@ def prediction(run_dir, picture, repeats):
         "one_warm_milliseconds": round(1e3 * one, 1),
         "hundred_seconds": round(_seconds(lambda: answer(100)), 2),
     }
+
+
+def run_piece(name, arguments):
+    """Runs one piece and prints what it found as JSON.
+
+    Args:
+        name: `"augmentation"`, `"base"`, `"book"`, `"prediction"` or `"training"`.
+        arguments: Of its function, as JSON.
+    """
+    print(json.dumps(_PIECES[name](**json.loads(arguments))))
 
 
 def count_flops(model, image_size):
@@ -241,13 +263,10 @@ def _seconds(function):
     return time.perf_counter() - start
 
 
-def _process_start():
-    """When this process was started, seconds of `time.time()`."""
-    ticks = int(pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return booted + ticks / os.sysconf("SC_CLK_TCK")
-
-
-if __name__ == "__main__":
-    piece = {f.__name__: f for f in (augmentation, base, book, prediction, scratch)}[sys.argv[1]]
-    print(json.dumps(piece(**json.loads(sys.argv[2]))))
+_PIECES = {
+    "augmentation": measure_augmentation,
+    "base": measure_base,
+    "book": time_book,
+    "prediction": measure_prediction,
+    "training": measure_training,
+}

@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 
+from catsdogs.config import SCRATCH
 from catsdogs.data.augment import augment, view_random
 from catsdogs.data.images import load_split
 from catsdogs.data.splits import load_manifest
@@ -12,7 +13,7 @@ from catsdogs.plots import plot_image_grid
 
 __all__ = ["save_augmentation_preview"]
 
-_SIZE = 144  # pixels; what the scratch preset trains on
+_SIZE = SCRATCH["best"].image_size  # pixels: decoded for the preview, and then for training
 _COLUMNS = 8
 
 

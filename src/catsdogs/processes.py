@@ -1,6 +1,7 @@
-"""Other Python processes, timed: each gets its true seconds and its own peak memory."""
+"""Other Python processes, timed, each in a session of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,16 +14,15 @@ __all__ = ["Finished", "run_python"]
 
 
 class Finished(typing.NamedTuple):
-    """What a process that ended well used and said."""
+    """What a process that ended well took and said."""
 
     seconds: float
     """Wall-clock seconds from its start to its end, starting Python included."""
-    peak_rss_mb: int
     output: str
 
 
 def run_python(*arguments, name=None):
-    """Runs `python ARGUMENTS` and waits for it.
+    """Runs `python ARGUMENTS` and waits for it; it ends when this process does.
 
     Args:
         arguments: As on a command line; anything that `str` turns into a word.
@@ -32,22 +32,26 @@ def run_python(*arguments, name=None):
         A `Finished`.
 
     Raises:
-        InputError: If it fails; its own message has been printed by then.
+        InputError: If it fails; what it said has been printed by then.
     """
     with tempfile.TemporaryFile("w+") as output:
         start = time.perf_counter()
-        process = subprocess.Popen([sys.executable, *map(str, arguments)], stdout=output)
+        process = subprocess.Popen(
+            [sys.executable, *map(str, arguments)], stdout=output, start_new_session=True
+        )
         try:
-            _, status, usage = os.wait4(process.pid, 0)  # the memory of this child alone
+            code = process.wait()
         except BaseException:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # what it started ends with it
+            process.wait()
             raise
         seconds = time.perf_counter() - start
-        code = process.returncode = os.waitstatus_to_exitcode(status)
-        if code:
-            raise InputError(
-                f"Expected {name or arguments[0]} to end well, received exit code {code}; what it "
-                "said stands above."
-            )
         output.seek(0)
-        return Finished(round(seconds, 1), usage.ru_maxrss // 1024, output.read())
+        said = output.read()
+    if code:
+        print(said, end="", flush=True)
+        raise InputError(
+            f"Expected {name or arguments[0]} to end well, received exit code {code}; what it said "
+            "stands above."
+        )
+    return Finished(round(seconds, 1), said)

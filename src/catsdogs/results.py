@@ -36,7 +36,16 @@ _TITLES = {
 }
 _BEGIN, _END = "<!-- results table: begin -->", "<!-- results table: end -->"
 # Settings that do not make another recipe.
-_NOT_SETTINGS = ("preset", "variant", "augmentation", "seed", "smoke", "weights", "start")
+_NOT_SETTINGS = (
+    "preset",
+    "variant",
+    "augmentation",
+    "seed",
+    "smoke",
+    "weights",
+    "start",
+    "pooled_only",
+)
 # The best of the three editions of Deep Learning with Python, 2,000 training images: test accuracy
 # where the book gives it, else validation accuracy.
 _PUBLISHED = (
@@ -47,7 +56,7 @@ _PUBLISHED = (
     ("book, VGG16 fine-tuned (2nd ed.)", 0.985),
     ("book, Xception fine-tuned (3rd ed.)", 0.986),
 )
-# Test accuracy of the second edition's VGG16 ladder, whose recipe the benchmark times.
+# Test accuracy that the second edition states for the recipe that the benchmark times.
 _BOOK = {"scratch": 0.835, "feature_extract": 0.975, "finetune": 0.985}
 
 
@@ -126,14 +135,11 @@ def update(root="."):
         )
     write_json(root / "results" / "summary.json", summary)
     figures = {"ladder": plot_results(summary, _PUBLISHED)}
-    timed = [row for row in summary if row["wall_seconds"]]
-    if timed:
-        benchmark = root / "results" / "benchmark.json"
-        book = _book_points(read_json(benchmark)) if benchmark.exists() else []
-        figures["frontier"] = plot_frontier([_point(row) for row in timed], book)
-    growth = root / "results" / "growth.json"
+    benchmark, growth = root / "results" / "benchmark.json", root / "results" / "growth.json"
+    if benchmark.exists():
+        figures["frontier"] = _frontier(summary, read_json(benchmark))
     if growth.exists():
-        figures["growth"] = plot_growth(read_json(growth))
+        figures["growth"] = plot_growth(read_json(growth)["rows"])
     for name, figure in figures.items():
         save_figure(figure, root / "results" / f"{name}.png")
     readme = readme_with_table((root / "README.md").read_text(encoding="utf-8"), summary)
@@ -142,13 +148,32 @@ def update(root="."):
     return ["results/summary.json", *(f"results/{name}.png" for name in figures), "README.md"]
 
 
+def _frontier(summary, benchmark):
+    if benchmark["quick"]:
+        raise InputError(
+            "Expected results/benchmark.json of a whole benchmark, received one made with --quick. "
+            "Run python scripts/benchmark.py --output results/benchmark.json."
+        )
+    environment = benchmark["environment"]
+    hardware = f"{environment['cores']} cores, {environment['processor']}"
+    # Minutes of other machines and accuracies of other pictures do not belong in one figure.
+    rows = [
+        row
+        for row in summary
+        if row["wall_seconds"]
+        and (row["dataset"], row["hardware"]) == (benchmark["dataset"], hardware)
+    ]
+    return plot_frontier([_point(row) for row in rows], _book_points(benchmark))
+
+
 def _point(row):
     changed = ", ".join(
         f"{name.replace('_', ' ')} {value}"
         for name, value in row["settings"].items()
         if name not in ("image_size", "crop_size", "pooled_only")
     )
-    label = f"{row['image_size']}²" + (f", {row['preset']}" if row["preset"] != "best" else "")
+    label = f"{row['variant']} {row['image_size']}²".replace("_", " ")
+    label += f", {row['preset']}" if row["preset"] != "best" else ""
     return {
         "stage": row["stage"],
         "label": label + (f", {changed}" if changed else ""),

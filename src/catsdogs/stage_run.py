@@ -11,12 +11,7 @@ import keras
 from catsdogs import config as presets
 from catsdogs import runs, training
 from catsdogs.data.images import load_split
-from catsdogs.data.pipeline import (
-    evaluation_batches,
-    feature_batches,
-    fits_in_memory,
-    image_batches,
-)
+from catsdogs.data.pipeline import evaluation_batches, feature_batches, image_batches
 from catsdogs.data.splits import find_data_dir, load_manifest
 from catsdogs.evaluation import evaluate_predictions
 from catsdogs.features import FeatureStore
@@ -176,8 +171,8 @@ class StageRun:
         def make_batches(**epochs):
             return feature_batches(features, labels, **epochs)
 
-        # A head's steps are so short that coming back to Python after each would double them.
-        without_a_break = fits_in_memory(features)
+        # On pooled features steps are so short that coming back to Python would double them.
+        without_a_break = features[0].ndim == 2
         return self._train(model, whole, make_batches, len(labels), validation, without_a_break)
 
     def _train(self, model, whole, make_batches, num_images, validation, without_a_break=False):

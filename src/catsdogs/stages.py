@@ -93,7 +93,7 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False):
     store = stage.feature_store(conv_base)
     num_views = config.views if config.variant == "augmented" else 1
     if not config.pooled_only:  # kept for fine-tuning, and no image passes a block twice
-        for view in range(num_views):
+        for view in range(min(num_views, presets.FINETUNE["best"].views)):
             store.features(images, "train", view, CUT)
         store.features(validation_images, "validation", cut=CUT)
     features = [store.features(images, "train", view) for view in range(num_views)]
@@ -172,7 +172,7 @@ def evaluate(run_dir, data_dir=None, *, flip=False):
     files = manifest.split("test")
     if config["smoke"]:
         images, labels, files = (few(rows, "test") for rows in (images, labels, files))
-    views = [images, images[:, :, ::-1]][: 2 if flip else 1]
+    views = [(images, False), (images, True)][: 2 if flip else 1]  # whether to mirror them
     if config["stage"] != "scratch":
         # The first four blocks are frozen in every run, so all runs share their activations.
         store = FeatureStore(
@@ -181,15 +181,17 @@ def evaluate(run_dir, data_dir=None, *, flip=False):
             dataset_digest=manifest.digest,
             precision=metrics["precision"],
         )
-        views = [store.features(images, "test", view, CUT) for view in range(len(views))]
+        views = [(store.features(images, "test", view, CUT), False) for view in range(len(views))]
         _, model = models.split_base(model, CUT)
 
-    def predict(arrays):
-        batches = evaluation_batches(arrays, labels, batch_size=EVALUATION_BATCH)
+    def predict(view):
+        arrays, mirror = view
+        batches = evaluation_batches(arrays, labels, batch_size=EVALUATION_BATCH, mirror=mirror)
         return model.predict(batches, verbose=0)[:, 0]
 
     probabilities, *mirrored = map(predict, views)
     metrics["test"] = evaluate_predictions(labels, probabilities, manifest.classes)
+    metrics.pop("test_flip", None)
     if flip:
         both = (probabilities + mirrored[0]) / 2
         metrics["test_flip"] = evaluate_predictions(labels, both, manifest.classes)

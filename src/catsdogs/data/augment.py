@@ -155,12 +155,12 @@ def _none(images, random, size):
 
 # Compiled, a warp is one loop over the pixels: five times as fast as TensorFlow's
 # ImageProjectiveTransformV3, which works out the position for every channel anew.
-@tf.function(jit_compile=True, reduce_retracing=True)
+@tf.function(jit_compile=True)
 def _book(images, random, size):
     return _warp(images, _book_warp(random), images.shape[1], size)
 
 
-@tf.function(jit_compile=True, reduce_retracing=True)
+@tf.function(jit_compile=True)
 def _strong(images, random, size):
     return _colour(_warp(images, _random_crop(random), images.shape[1], size), random)
 

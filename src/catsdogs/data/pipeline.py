@@ -13,7 +13,6 @@ from catsdogs.data.augment import NUM_RANDOM, augment, output_size, view_random
 __all__ = [
     "evaluation_batches",
     "feature_batches",
-    "fits_in_memory",
     "image_batches",
     "image_view",
     "read_rows",
@@ -75,7 +74,7 @@ def feature_batches(features, labels, *, batch_size, epochs, seed, initial_epoch
             batch[chosen] = read_rows(features[number], index[chosen])
         return batch
 
-    table = tf.constant(np.stack(features)) if fits_in_memory(features) else None
+    table = tf.constant(np.stack(features)) if _fits_in_memory(features) else None
 
     def load(index, epoch, random):
         del random
@@ -90,22 +89,18 @@ def feature_batches(features, labels, *, batch_size, epochs, seed, initial_epoch
     return _batches(load, labels, batch_size, epochs, seed, initial_epoch)
 
 
-def fits_in_memory(features):
-    """Whether `feature_batches` keeps these features in memory, as pooled ones always are.
-
-    Args:
-        features: A list of arrays, one a view.
-    """
+def _fits_in_memory(features):
     return sum(array.nbytes for array in features) <= _IN_MEMORY
 
 
-def evaluation_batches(arrays, labels, *, batch_size):
+def evaluation_batches(arrays, labels, *, batch_size, mirror=False):
     """Batches in the order of the arrays, never shuffled: predictions stay beside their labels.
 
     Args:
         arrays: uint8 images (n, side, side, 3) or float16 features (n, ...).
         labels: int (n,).
         batch_size: Rows a batch.
+        mirror: Whether to mirror the images.
 
     Returns:
         A `tf.data.Dataset` of pairs: float32 (batch, ...) and float32 (batch, 1) in {0, 1}.
@@ -113,6 +108,7 @@ def evaluation_batches(arrays, labels, *, batch_size):
 
     def load(index):
         rows = tf.cast(_rows(arrays, index), tf.float32)
+        rows = rows[:, :, ::-1] if mirror else rows
         return rows, _targets(labels, index)
 
     dataset = tf.data.Dataset.range(len(labels)).batch(batch_size)
