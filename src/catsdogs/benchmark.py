@@ -69,6 +69,7 @@ def run_benchmark(data_dir, folder, *, quick=False):
         }  # fmt: skip
     finally:
         shutil.rmtree(data, ignore_errors=True)
+    found["utilisation"] = _utilisation(found)
     found["ratios"] = _ratios(found)
     write_json(folder / "benchmark.json", found)
     return found
@@ -111,6 +112,9 @@ def print_benchmark(found):
             f"  {name}: one picture {one['one_cold_seconds']:.1f} s from the start of Python, then "
             f"{one['one_warm_milliseconds']:.0f} ms; a hundred {one['hundred_seconds']:.1f} s"
         )
+    print("\nUtilisation: operations done over possible")
+    for name, share in found["utilisation"].items():
+        print(f"  {share:7.1%}  {name}")
     print("\nRatios")
     for name, ratio in found["ratios"].items():
         print(f"  {ratio:7.1f}  {name}")
@@ -131,6 +135,10 @@ def _measure_pieces(data, quick):
     yield "training", _piece(
         "training", data_dir=str(data), image_size=best.image_size, crop_size=best.crop_size,
         batch_size=best.batch_size, steps=5 if quick else 120,
+    )  # fmt: skip
+    yield "fine_tuning", _piece(
+        "fine_tuning", image_size=64 if quick else presets.FEATURE_EXTRACT["best"].image_size,
+        batch_size=presets.FINETUNE["best"].batch_size, steps=2 if quick else 8,
     )  # fmt: skip
     size, steps = (96, 2) if quick else (180, 10)
     yield (
@@ -182,6 +190,17 @@ def _run_stages(data, folder, quick):
         run("features at 256², cached", *smaller, "--seed", "1")
     run("scratch", "train_scratch", *(small or ("--epochs", "3")))
     return found
+
+
+def _utilisation(found):
+    """Floating-point operations done over those that VGG16's convolutions show to be possible."""
+    possible = max(base["convolutions_gflops"] for base in found["base"])
+    done = {
+        "extraction": max(base["extraction_gflops"] for base in found["base"]),
+        "training the convnet": found["training"]["gflops"],
+        "fine-tuning": found["fine_tuning"]["gflops"],
+    }
+    return {name: round(gflops / possible, 3) for name, gflops in done.items()}
 
 
 def _ratios(found):

@@ -21,6 +21,7 @@ from catsdogs.files import InputError, atomic_folder, atomic_path, read_json, wr
 from catsdogs.frontier_plot import plot_frontier
 from catsdogs.growth import plot_growth
 from catsdogs.ladder_plot import plot_results
+from catsdogs.results_table import results_table
 
 __all__ = ["add_runs", "readme_with_table", "summarize", "update"]
 
@@ -28,11 +29,6 @@ _PRESETS = {
     "scratch": presets.SCRATCH,
     "feature_extract": presets.FEATURE_EXTRACT,
     "finetune": presets.FINETUNE,
-}
-_TITLES = {
-    "scratch": "From scratch",
-    "feature_extract": "Feature extraction",
-    "finetune": "Fine-tuning",
 }
 _BEGIN, _END = "<!-- results table: begin -->", "<!-- results table: end -->"
 # Settings that do not make another recipe.
@@ -117,7 +113,7 @@ def readme_with_table(readme, summary):
         raise InputError(f"Expected the lines {_BEGIN} and {_END} once each in the README.")
     before, rest = readme.split(_BEGIN)
     _, after = rest.split(_END)
-    return f"{before}{_BEGIN}\n{_table(summary)}\n{_END}{after}"
+    return f"{before}{_BEGIN}\n{results_table(summary)}\n{_END}{after}"
 
 
 def update(root="."):
@@ -246,37 +242,3 @@ def _row(members, results_dir):
 
 def _mean_or_none(tests):
     return statistics.fmean(test["accuracy"] for test in tests) if all(tests) else None
-
-
-def _table(summary):
-    lines = [
-        "| stage | recipe | image | test accuracy | 95 % interval | with mirror image | validation "
-        "| minutes, cold | minutes, features cached | peak memory | runs |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in summary:
-        accuracy = row["test_accuracy"]
-        low, high = accuracy["interval95"]
-        recipe = f"`{row['preset']}` {row['variant']}".replace("_", " ")
-        if row["dataset"] != "dogs-vs-cats":
-            recipe += f" on {row['dataset']}"
-        recipe += "".join(f", {k.replace('_', ' ')} {v}" for k, v in row["settings"].items())
-        spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.1f}"
-        flip = row["flip_accuracy"]
-        flip = "" if flip is None else f"{100 * flip:.1f} %"
-        links = " ".join(
-            f"[{seed}](results/{place}/metrics.json)"
-            for seed, place in zip(row["seeds"], row["evidence"], strict=True)
-        )
-        lines.append(
-            f"| {_TITLES[row['stage']]} | {recipe} | {row['image_size']}² "
-            f"| **{100 * accuracy['mean']:.1f} %**{spread} | {100 * low:.1f} to {100 * high:.1f} "
-            f"| {flip} | {100 * row['val_accuracy']:.1f} % | {_minutes(row['wall_seconds'])} "
-            f"| {_minutes(row['warm_wall_seconds'])} | {row['peak_rss_mb'] / 1000:.1f} GB "
-            f"| seed {links} |"
-        )
-    return "\n".join(lines)
-
-
-def _minutes(seconds):
-    return "" if seconds is None else f"{seconds / 60:.1f}"
