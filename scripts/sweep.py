@@ -1,7 +1,7 @@
-"""Compares settings on the validation split: what the presets were chosen from.
+"""Compares settings on the validation split alone: image sizes, and how to fine-tune.
 
 Examples:
-    python scripts/sweep.py                 image sizes, then fine-tuning's settings: an hour
+    python scripts/sweep.py                 everything: most of an hour, the best one first
     python scripts/sweep.py --minutes 20    begins nothing after 20 minutes; goes on next time
 """
 

@@ -68,9 +68,12 @@ FULL = (
     *_seeds("finetune", "finetune-best-augmented"),
     *_seeds("train_feature_extract", "feature_extract-best-cached"),
     *_seeds("train_feature_extract", "feature_extract-best-augmented", "--variant", "augmented"),
-    *_seeds(
-        "train_feature_extract", "feature_extract-best-cached-256", "--image-size", "256",
-        seeds=(0,),
+    *_seeds("train_feature_extract", "feature_extract-best-cached-256", "--image-size", "256"),
+    *(
+        Step(
+            "train_feature_extract", f"feature_extract-best-cached-{size}-seed0",
+            ("--image-size", str(size), "--pooled-only"),
+        ) for size in (128, 192)  # how little time is needed for how much
     ),
     *_seeds(
         "train_feature_extract", "feature_extract-textbook-end_to_end", "--preset", "textbook",
@@ -80,11 +83,11 @@ FULL = (
         "finetune", "finetune-textbook-end_to_end-seed0", ("--preset", "textbook", "--epochs", "1"),
         start="feature_extract-textbook-end_to_end-seed0",
     ),
-    *_seeds("train_scratch", "scratch-best-strong", seeds=(0,)),
+    *_seeds("train_scratch", "scratch-best-strong"),
     *_seeds("train_scratch", "scratch-textbook-book", "--preset", "textbook", seeds=(0,)),
 )  # fmt: skip
 
-# What the presets were chosen from, by validation loss: the size, then fine-tuning's settings.
+# Settings to compare by validation loss: the size, then fine-tuning's.
 SWEEP = (
     *(
         Step(
@@ -136,7 +139,7 @@ def climb(steps, data_dir, root, *, evaluate=True, minutes=math.inf):
                 command += ["--resume"]
             _run(command, step.name)
         if evaluate and "test" not in read_json(run_dir / "metrics.json"):
-            _run([scripts / "evaluate.py", run_dir], f"evaluation of {step.name}")
+            _run([scripts / "evaluate.py", "--flip", run_dir], f"evaluation of {step.name}")
     return run_dirs
 
 
