@@ -50,7 +50,7 @@ class FeatureStore:
 
     def __init__(self, folder, conv_base, *, dataset_digest, precision, since=None):
         self._folder = pathlib.Path(folder)
-        self._conv_base = conv_base
+        self._parts = split_base(conv_base, CUT)  # once: what they are compiled to stays with them
         self._since = time.time() if since is None else since
         self.reused = self.computed = False  # for honest timings
         self._last = conv_base.layers[-1].name
@@ -84,11 +84,10 @@ class FeatureStore:
             self.computed = True
             self.reused |= _partial(path).exists()
             earlier = self._path(images, split, view, CUT)
-            prefix, suffix = split_base(self._conv_base, CUT)
-            models = [prefix] if cut == CUT else [prefix, suffix]
+            models = list(self._parts[:1] if cut == CUT else self._parts)
             if cut != CUT and earlier.exists():  # then the first four blocks have been run already
                 self.reused |= earlier.stat().st_mtime < self._since
-                activations, models = np.load(earlier, mmap_mode="r"), [suffix]
+                activations, models = np.load(earlier, mmap_mode="r"), models[1:]
                 load = functools.partial(read_rows, activations)
             else:
                 load = functools.partial(image_view, images, view=view)

@@ -39,56 +39,53 @@ __all__ = [
 _BATCH = 32
 
 
-def measure_base(image_size, num_images, precision="auto"):
+def measure_base(image_size, turns, precision="auto"):
     """What VGG16's own layers can do on this machine, and what extraction makes of it.
 
     Args:
         image_size: Side of the images, in pixels.
-        num_images: How many images extraction is timed over, a multiple of 32.
+        turns: How often each is timed, the best counts: a machine is disturbed at any moment, and
+            in turns both are disturbed alike.
         precision: As for `choose_precision`.
 
     Returns:
-        Images a second of the 13 convolutions with bias and ReLU one by one, each at its best of
-        several batch sizes and calls; of the feature store, from uint8 images to the files of
-        block4_pool and of pooled features; the share of the second in the first; GFLOP/s of both.
+        Images a second of the 13 convolutions with bias and ReLU, one by one; of the feature
+        store, from uint8 images to the files of block4_pool and of pooled features; the share of
+        the second in the first; GFLOP/s of both.
     """
     precision = training.choose_precision(precision)
     dtype = "bfloat16" if precision == "mixed_bfloat16" else "float32"
     conv_base = models.build_vgg16_base(image_size, "average")
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (num_images, image_size, image_size, 3), dtype=np.uint8)
+    shape = (2 * _BATCH, image_size, image_size, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     flops = count_flops(conv_base, image_size)
 
     @tf.function
     def convolve(x, kernel, bias):
         return tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
 
-    def seconds_an_image(layer):
-        best = math.inf
-        kernel, bias = (tf.cast(weight.value, dtype) for weight in (layer.kernel, layer.bias))
-        for batch_size in (8, _BATCH):
-            x = tf.cast(tf.random.normal((batch_size, *layer.input.shape[1:])), dtype)
-            call = functools.partial(convolve, x, kernel, bias)
-            call()
-            best = min(best, min(_seconds(call) for _ in range(3)) / batch_size)
-        return best
-
-    layers = [layer for layer in conv_base.layers if isinstance(layer, keras.layers.Conv2D)]
+    calls = []
+    for layer in conv_base.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            kernel, bias = (tf.cast(weight.value, dtype) for weight in (layer.kernel, layer.bias))
+            x = tf.cast(tf.random.normal((_BATCH, *layer.input.shape[1:])), dtype)
+            calls.append(functools.partial(convolve, x, kernel, bias))
+    seconds_a_call = [math.inf for _ in calls]
+    extraction = math.inf
     with tempfile.TemporaryDirectory() as folder:
+        store = FeatureStore(folder, conv_base, dataset_digest="noise", precision=precision)
 
-        def extract(rows, name):
-            store = FeatureStore(folder, conv_base, dataset_digest=name, precision=precision)
-            store.features(rows, "train", cut=CUT)
-            store.features(rows, "train")
+        def extract(name):
+            store.features(images, name, cut=CUT)
+            store.features(images, name)
 
-        extract(images[:_BATCH], "warm-up")
-        # In turns, so that what disturbs the machine disturbs both alike.
-        convolutions, extraction = [], []
-        for turn in range(3):
-            convolutions.append(1 / sum(map(seconds_an_image, layers)))
-            seconds = _seconds(functools.partial(extract, images, f"turn {turn}"))
-            extraction.append(num_images / seconds)
-    ceiling, reached = statistics.median(convolutions), statistics.median(extraction)
+        for turn in range(1 + turns):
+            seconds = [_seconds(call) for call in calls]
+            whole = _seconds(functools.partial(extract, f"turn {turn}"))
+            if turn:  # the first one traces and allocates
+                seconds_a_call = list(map(min, seconds_a_call, seconds))
+                extraction = min(extraction, whole)
+    ceiling, reached = _BATCH / sum(seconds_a_call), len(images) / extraction
     return {
         "image_size": image_size,
         "precision": precision,
