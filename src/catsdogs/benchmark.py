@@ -63,7 +63,7 @@ def run_benchmark(data_dir, folder, *, quick=False):
         picture = str(data / manifest.split("test")[0].name)
         found["prediction"] = {
             name: _piece(
-                "prediction", run_dir=found["stages"][name]["run"], picture=picture,
+                "prediction", run_dir=str(folder / found["stages"][name]["run"]), picture=picture,
                 repeats=5 if quick else 50, started=time.time(),
             ) for name in ("scratch", "fine-tuning, cold")
         }  # fmt: skip
@@ -157,7 +157,7 @@ def _run_stages(data, folder, quick):
     def record(name, run_dir, seconds):
         metrics = read_json(run_dir / "metrics.json")
         found[name] = {
-            "run": str(run_dir),
+            "run": run_dir.name,
             "seconds": seconds,
             "peak_rss_mb": metrics["peak_rss_mb"],
             "image_size": metrics["image_size"],
