@@ -41,13 +41,13 @@ def plot_frontier(points, book=()):
         for point in chosen:
             low, high = _height(np.array(point["interval95"]))
             axes.plot([point["minutes"]] * 2, [low, high], color=colour, alpha=0.25, linewidth=4)
-            _name(axes, point, colour)
+            _name(axes, point, colour, points_up=-12)  # clear of the edge's line
         axes.plot([p["minutes"] for p in chosen], [_height(p["accuracy"]) for p in chosen],
                   marker, color=colour, markersize=7, label=name)  # fmt: skip
     for point in book:
         axes.plot(point["minutes"], _height(point["accuracy"]), "x", color=GREY, markersize=9,
                   markeredgewidth=2)  # fmt: skip
-        _name(axes, point, GREY)
+        _name(axes, point, GREY, points_up=5)
     ticks = [1, 3, 10, 30, 60, 120, 240, 480]
     last = max(point["minutes"] for point in (*points, *book))
     ticks = [tick for tick in ticks if tick < 1.6 * last]
@@ -80,6 +80,6 @@ def _upper_edge(points):
     return edge
 
 
-def _name(axes, point, colour):
-    axes.annotate(point["label"], (point["minutes"], _height(point["accuracy"])), (7, -3),
+def _name(axes, point, colour, points_up):
+    axes.annotate(point["label"], (point["minutes"], _height(point["accuracy"])), (7, points_up),
                   textcoords="offset points", fontsize=8, color=colour)  # fmt: skip
