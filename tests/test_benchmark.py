@@ -78,7 +78,7 @@ def test_frontier_shows_every_point_and_the_upper_edge():
 @pytest.mark.slow
 def test_growth_measures_each_step_and_goes_on(vgg16_weights, tmp_path, monkeypatch):
     pictures = growth.draw_pictures(tmp_path / "pictures", 40)
-    assert len(list(pictures.glob("cat/*.jpg"))) == len(list(pictures.glob("dog/*.jpg"))) == 20
+    assert len(list(pictures.glob("cat/*.jpg"))) == len(list(pictures.glob("dog/*.jpg"))) == 24
     assert growth.draw_pictures(tmp_path / "pictures", 40) == pictures
     found = growth.measure_growth(pictures, tmp_path, [16])
     rows = found["rows"]

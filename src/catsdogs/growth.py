@@ -36,13 +36,14 @@ def draw_pictures(folder, number):
 
     Args:
         folder: Where to write; drawings that lie there already are kept if they are enough.
-        number: How many pictures there have to be.
+        number: How many pictures will be used; some more are made, since a few look alike.
 
     Returns:
         The folder, a `Path`.
     """
     folder = pathlib.Path(folder)
-    if len(list(folder.glob("*/*.jpg"))) >= number:
+    per_class = _with_spare(number // 2)
+    if len(list(folder.glob("*/*.jpg"))) >= 2 * per_class:
         return folder
     ways = (ImageOps.mirror, ImageOps.flip, lambda image: ImageOps.mirror(ImageOps.flip(image)))
 
@@ -52,7 +53,7 @@ def draw_pictures(folder, number):
                 turned(image).save(path.with_stem(f"{path.stem}-{way}"), quality=90)
 
     with atomic_folder(folder) as new:
-        write_sketches(new, per_class=math.ceil(number / 8))
+        write_sketches(new, per_class=math.ceil(per_class / 4))
         for _ in map_pictures(turn, sorted(new.glob("*/*.jpg"))):
             pass
     return folder
@@ -133,11 +134,15 @@ def plot_growth(rows):
     return figure
 
 
+def _with_spare(number):
+    return math.ceil(1.04 * number)
+
+
 def _link_some(pictures, folder, number):
     """As many of the pictures in a folder of their own, both classes alike."""
     for label in sorted(path.name for path in pictures.iterdir()):
         (folder / label).mkdir(parents=True)
-        for path in sorted((pictures / label).iterdir())[: number // 2]:
+        for path in sorted((pictures / label).iterdir())[: _with_spare(number // 2)]:
             os.link(path, folder / label / path.name)
 
 
