@@ -129,7 +129,12 @@ def plot_growth(rows):
     time.plot(numbers, [number / 200 for number in numbers], color=GREY, linestyle="--",
               label="5 s a thousand images")  # fmt: skip
     time.set(yscale="log", title="Seconds", ylabel="wall-clock seconds, Python's start included")
-    time.legend(fontsize=8)
+    ticks = [1, 3, 10, 30, 100, 300, 1000]
+    time.set_yticks(ticks, [f"{tick:,} s" for tick in ticks])
+    time.minorticks_off()
+    highest = max(row[step]["seconds"] for row in rows for step in _STEPS)
+    time.set_ylim(None, 1.3 * highest)
+    figure.legend(*time.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     memory.set(ylim=(0, None), title="Peak memory", ylabel="GB")
     return figure
 
