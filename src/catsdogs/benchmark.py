@@ -117,7 +117,7 @@ def print_benchmark(found):
         print(f"  {share:7.1%}  {name}")
     print("\nRatios")
     for name, ratio in found["ratios"].items():
-        print(f"  {ratio:7.1f}  {name}")
+        print(f"  {ratio:7.3g}  {name}")
 
 
 def _measure_pieces(data, quick):
@@ -212,26 +212,26 @@ def _ratios(found):
         by_size.setdefault(base["image_size"], {})[base["precision"]] = base
     for size, rates in by_size.items():
         if "mixed_bfloat16" in rates:
-            ratios[f"VGG16 at {size}², bfloat16 / float32, images a second"] = round(
+            ratios[f"VGG16 at {size}², bfloat16 / float32, images a second"] = (
                 rates["mixed_bfloat16"]["extraction_images_per_second"]
-                / rates["float32"]["extraction_images_per_second"], 1,
-            )  # fmt: skip
+                / rates["float32"]["extraction_images_per_second"]
+            )
     seconds = {stage: timed["seconds_scaled"] for stage, timed in book.items()}
     both = seconds["feature_extract"] + seconds["finetune"]
     for name, stage in stages.items():  # a cached run is no match for one that starts from nothing
         if name.startswith("features") and stage["cold"]:
             ratio = seconds["feature_extract"] / stage["seconds"]
-            ratios[f"book's features, 50 epochs / {name}"] = round(ratio, 1)
+            ratios[f"book's features, 50 epochs / {name}"] = ratio
     ratio = both / stages["fine-tuning, cold"]["seconds"]
-    ratios["book's features and fine-tuning, 50 + 30 epochs / fine-tuning, cold"] = round(ratio, 1)
+    ratios["book's features and fine-tuning, 50 + 30 epochs / fine-tuning, cold"] = ratio
     ratio = seconds["finetune"] / stages["fine-tuning again, features cached"]["seconds"]
-    ratios["book's fine-tuning again, 30 epochs / the same, features cached"] = round(ratio, 1)
+    ratios["book's fine-tuning again, 30 epochs / the same, features cached"] = ratio
     convnet = stages["scratch"]
     whole = convnet["seconds"] / convnet["epochs"] * presets.SCRATCH["best"].epochs
-    ratios["book's convnet, 100 epochs / this one, scaled to all its epochs"] = round(
-        seconds["scratch"] / whole, 1
+    ratios["book's convnet, 100 epochs / this one, scaled to all its epochs"] = (
+        seconds["scratch"] / whole
     )
-    return ratios
+    return {name: float(f"{ratio:.3g}") for name, ratio in ratios.items()}
 
 
 def _piece(name, **arguments):

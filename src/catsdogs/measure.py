@@ -11,6 +11,7 @@ import pathlib
 import statistics
 import tempfile
 import time
+import timeit
 
 import keras
 import numpy as np
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 _BATCH = 32
+_seconds = functools.partial(timeit.timeit, number=1)
 
 
 def measure_base(image_size, turns, precision="auto"):
@@ -289,12 +291,6 @@ def count_flops(model, image_size):
 
 def _flops_of(convolution, output_shape):
     return 2 * math.prod(output_shape[1:]) * math.prod(convolution.kernel.shape[:3])
-
-
-def _seconds(function):
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 _PIECES = {

@@ -10,13 +10,7 @@ import tensorflow as tf
 
 from catsdogs.data.augment import NUM_RANDOM, augment, output_size, view_random
 
-__all__ = [
-    "evaluation_batches",
-    "feature_batches",
-    "image_batches",
-    "image_view",
-    "read_rows",
-]
+__all__ = ["evaluation_batches", "feature_batches", "image_batches", "image_view", "read_rows"]
 
 _IN_MEMORY = 256 * 2**20  # bytes of features that are kept there
 
