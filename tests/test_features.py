@@ -186,3 +186,33 @@ def test_block5_from_stored_block4_is_the_same_features(open_store, loaded_rows)
     assert loaded_rows == []  # the pictures were not run through blocks 1 to 4 again
     assert not store.reused
     np.testing.assert_array_equal(chained, direct)
+
+
+def test_both_in_one_pass_are_the_same_features(open_store, loaded_rows, tmp_path):
+    apart = open_store(dataset_digest="apart")
+    expected = [np.array(apart.features(IMAGES, "train", cut=cut)) for cut in (CUT, None)]
+    loaded_rows.clear()
+    store = open_store()
+    last = store.features(IMAGES, "train", keep_cut=True)
+    at_cut = store.features(IMAGES, "train", cut=CUT)
+    assert loaded_rows == [(0, 0, 32), (0, 32, 64), (0, 64, 70)]
+    assert store.computed and not store.reused
+    for found, one in zip((at_cut, last), expected, strict=True):
+        np.testing.assert_array_equal(found, one)
+
+
+def test_both_go_on_from_the_shorter_file(open_store, loaded_rows, tmp_path):
+    store = open_store()
+    whole = {name: np.array(store.features(IMAGES, "train", cut=name, keep_cut=True))
+             for name in (CUT, None)}  # fmt: skip
+    for path, num_rows in zip(sorted(tmp_path.glob("*.npy")), (64, 33), strict=True):
+        row_bytes = (path.stat().st_size - 128) // NUM
+        path.with_suffix(".npy.partial").write_bytes(
+            path.read_bytes()[: 128 + num_rows * row_bytes]
+        )
+        path.unlink()
+    loaded_rows.clear()
+    store = open_store()
+    np.testing.assert_array_equal(store.features(IMAGES, "train", keep_cut=True), whole[None])
+    np.testing.assert_array_equal(store.features(IMAGES, "train", cut=CUT), whole[CUT])
+    assert loaded_rows == [(0, 32, 64), (0, 64, 70)] and store.reused

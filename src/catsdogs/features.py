@@ -6,11 +6,15 @@ file is being made it ends in `.partial`: rows are appended, so its length tells
 finished, and a stopped extraction goes on from there.
 """
 
+import concurrent.futures
+import contextlib
 import fcntl
 import functools
 import hashlib
 import io
+import itertools
 import json
+import math
 import os
 import pathlib
 import time
@@ -50,11 +54,23 @@ class FeatureStore:
 
     def __init__(self, folder, conv_base, *, dataset_digest, precision, since=None):
         self._folder = pathlib.Path(folder)
-        self._parts = split_base(conv_base, CUT)  # once: what they are compiled to stays with them
         self._since = time.time() if since is None else since
         self.reused = self.computed = False  # for honest timings
         self._last = conv_base.layers[-1].name
         self._image_size = conv_base.input.shape[1]
+        # Once: what they are compiled to stays with them.
+        prefix, suffix = split_base(conv_base, CUT)
+        # What passes the cut is float16, so that the result is the same whether it is stored there
+        # or not.
+        middle = keras.ops.cast(prefix.output, "float16")
+        stored = keras.Input(suffix.input.shape[1:], dtype="float16")
+        last = keras.ops.cast(suffix(middle), "float16")
+        self._models = {
+            (CUT,): keras.Model(prefix.input, [middle]),
+            (self._last,): keras.Model(prefix.input, [last]),
+            (CUT, self._last): keras.Model(prefix.input, [middle, last]),
+        }
+        self._from_cut = keras.Model(stored, [keras.ops.cast(suffix(stored), "float16")])
         self._key = {
             "format": _FORMAT,
             "keras": keras.version(),
@@ -64,35 +80,41 @@ class FeatureStore:
             "precision": precision,
         }
 
-    def features(self, images, split, view=0, cut=None):
+    def features(self, images, split, view=0, cut=None, *, keep_cut=False):
         """Activations of every image of a split, from the disk if they are there.
 
         Args:
             images: uint8 (n, image_size, image_size, 3).
             split: `"train"`, `"validation"` or `"test"`.
             view: Number of the view; see `image_view`.
-            cut: Name of the layer whose output is wanted; by default the base's last.
+            cut: Name of the layer whose output is wanted, `CUT` or by default the base's last.
+            keep_cut: Whether to store also what passes `CUT` on the way, for fine-tuning, so that
+                no image passes a block twice.
 
         Returns:
             A read-only float16 memory map (n, ...).
         """
-        cut = cut or self._last
-        path = self._path(images, split, view, cut)
-        if path.exists():
-            self.reused |= path.stat().st_mtime < self._since
-        else:
+        wanted = cut or self._last
+        path, at_cut = (self._path(images, split, view, name) for name in (wanted, CUT))
+        names = tuple(
+            name for name in (CUT, self._last)
+            if (name == wanted or (keep_cut and name == CUT))
+            and not self._path(images, split, view, name).exists()
+        )  # fmt: skip
+        self.reused |= path.exists() and path.stat().st_mtime < self._since
+        if names:
+            paths = [self._path(images, split, view, name) for name in names]
             self.computed = True
-            self.reused |= _partial(path).exists()
-            earlier = self._path(images, split, view, CUT)
-            models = list(self._parts[:1] if cut == CUT else self._parts)
-            if cut != CUT and earlier.exists():  # then the first four blocks have been run already
-                self.reused |= earlier.stat().st_mtime < self._since
-                activations, models = np.load(earlier, mmap_mode="r"), models[1:]
-                load = functools.partial(read_rows, activations)
+            self.reused |= any(_partial(one).exists() for one in paths)
+            if at_cut.exists():  # then the first four blocks have been run already
+                self.reused |= at_cut.stat().st_mtime < self._since
+                load = functools.partial(read_rows, np.load(at_cut, mmap_mode="r"))
+                model = self._from_cut
             else:
                 load = functools.partial(image_view, images, view=view)
-            label = f"{cut} features, {split} view {view}"
-            _extract(path, models, load, len(images), label)
+                model = self._models[names]
+            label = f"{' and '.join(names)} features, {split} view {view}"
+            _extract(paths, model, load, len(images), label)
         return np.load(path, mmap_mode="r")
 
     def _path(self, images, split, view, cut):
@@ -114,48 +136,85 @@ def _partial(path):
     return path.with_suffix(".npy.partial")
 
 
-def _extract(path, models, load, num_rows, label):
-    """Runs models over `load(slice)` for all rows and leaves float16 rows in the file `path`.
+def _extract(paths, model, load, num_rows, label):
+    """Runs a model over `load(slice)` for all rows; each of its outputs becomes one of `paths`."""
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        files = [
+            stack.enter_context(_PartialFile(path, (num_rows, *output.shape[1:])))
+            for path, output in zip(paths, model.outputs, strict=True)
+        ]
+        finished = min(file.whole_batches() for file in files)
+        for file in files:
+            file.truncate(finished)
+        starts = range(finished, num_rows, _BATCH_SIZE)
+        batches = [slice(start, min(start + _BATCH_SIZE, num_rows)) for start in starts]
+        progress = stack.enter_context(Progress(f"Computing {label}", num_rows))
+        # What comes next is read while the processors compute.
+        thread = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
+        following = None
+        for rows, next_rows in itertools.zip_longest(batches, batches[1:]):
+            current = following or thread.submit(load, rows)
+            following = next_rows and thread.submit(load, next_rows)
+            activations = model.predict_on_batch(current.result())
+            # A list for two outputs, a bare array for one.
+            for file, rows_of_one in zip(files, keras.tree.flatten(activations), strict=True):
+                file.append(rows_of_one)
+            progress.update(rows.stop)
+        for file in files:
+            file.finish()
 
-    What passes from one model to the next is float16 as well: so the last one's result is the same
-    whether the first one's was stored in between or not.
+
+class _PartialFile:
+    """A `.npy` file of float16 while it is being made.
+
+    Appending, not a writable memory map: on a full disk that would end in SIGBUS.
+
+    Args:
+        path: Where the finished file belongs.
+        shape: Of the finished array.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
-    row_shape = models[-1].output.shape[1:]
-    row_bytes = 2 * int(np.prod(row_shape))
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "<f2", "fortran_order": False, "shape": (num_rows, *row_shape)}
-    )
-    start_of_data = header.tell()
 
-    # Appending, not a writable memory map: on a full disk that would end in SIGBUS.
-    with open(partial, "ab") as file:
+    def __init__(self, path, shape):
+        self._path, self._partial = path, _partial(path)
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "<f2", "fortran_order": False, "shape": shape}
+        )
+        self._header = header.getvalue()
+        self._row_bytes = 2 * math.prod(shape[1:])
+
+    def __enter__(self):
+        self._file = open(self._partial, "ab")
         try:
             # The lock ends with the process, however it ends.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self._file.close()
             raise InputError(
-                f"Expected to be alone in computing {partial.name}, found another process at it. "
-                "Wait until it has finished, then give the same command again."
+                f"Expected to be alone in computing {self._partial.name}, found another process "
+                "at it. Wait until it has finished, then give the same command again."
             ) from None
-        if file.tell() < start_of_data:
-            file.truncate(0)
-            file.write(header.getvalue())
-        # Whole batches only, so that every row is computed in the batch it always is in.
-        finished = (file.tell() - start_of_data) // row_bytes // _BATCH_SIZE * _BATCH_SIZE
-        file.truncate(start_of_data + finished * row_bytes)
+        if self._file.tell() < len(self._header):
+            self._file.truncate(0)
+            self._file.write(self._header)
+        return self
 
-        with Progress(f"Computing {label}", num_rows) as progress:
-            for start in range(finished, num_rows, _BATCH_SIZE):
-                rows = slice(start, min(start + _BATCH_SIZE, num_rows))
-                activations = load(rows)
-                for model in models:
-                    activations = model.predict_on_batch(np.asarray(activations, np.float32))
-                    activations = activations.astype("<f2")
-                file.write(activations.tobytes())
-                progress.update(rows.stop)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    def __exit__(self, *error):
+        self._file.close()
+
+    def whole_batches(self):
+        """Rows there, whole batches alone: every row is computed in the batch it always is in."""
+        rows = (self._file.tell() - len(self._header)) // self._row_bytes
+        return rows // _BATCH_SIZE * _BATCH_SIZE
+
+    def truncate(self, num_rows):
+        self._file.truncate(len(self._header) + num_rows * self._row_bytes)
+
+    def append(self, rows):
+        self._file.write(rows.astype("<f2", copy=False).tobytes())
+
+    def finish(self):
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        os.replace(self._partial, self._path)

@@ -66,28 +66,29 @@ def measure_base(image_size, turns, precision="auto"):
     def convolve(x, kernel, bias):
         return tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
 
-    calls = []
+    calls = []  # in the network's order
     for layer in conv_base.layers:
         if isinstance(layer, keras.layers.Conv2D):
             kernel, bias = (tf.cast(weight.value, dtype) for weight in (layer.kernel, layer.bias))
             x = tf.cast(tf.random.normal((_BATCH, *layer.input.shape[1:])), dtype)
             calls.append(functools.partial(convolve, x, kernel, bias))
-    seconds_a_call = [math.inf for _ in calls]
-    extraction = math.inf
+    convolutions = extraction = math.inf
     with tempfile.TemporaryDirectory() as folder:
         store = FeatureStore(folder, conv_base, dataset_digest="noise", precision=precision)
 
-        def extract(name):
-            store.features(images, name, cut=CUT)
-            store.features(images, name)
+        def convolve_all():
+            for _ in range(len(images) // _BATCH):
+                for call in calls:
+                    call()
+
+        def extract(turn):
+            store.features(images, f"turn {turn}", keep_cut=True)
 
         for turn in range(1 + turns):
-            seconds = [_seconds(call) for call in calls]
-            whole = _seconds(functools.partial(extract, f"turn {turn}"))
+            seconds = _seconds(convolve_all), _seconds(functools.partial(extract, turn))
             if turn:  # the first one traces and allocates
-                seconds_a_call = list(map(min, seconds_a_call, seconds))
-                extraction = min(extraction, whole)
-    ceiling, reached = _BATCH / sum(seconds_a_call), len(images) / extraction
+                convolutions, extraction = map(min, (convolutions, extraction), seconds)
+    ceiling, reached = len(images) / convolutions, len(images) / extraction
     return {
         "image_size": image_size,
         "precision": precision,

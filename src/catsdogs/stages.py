@@ -92,12 +92,14 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False):
     (images, labels), (validation_images, validation_labels) = train, validation
     store = stage.feature_store(conv_base)
     num_views = config.views if config.variant == "augmented" else 1
-    if not config.pooled_only:  # kept for fine-tuning, and no image passes a block twice
-        for view in range(min(num_views, presets.FINETUNE["best"].views)):
-            store.features(images, "train", view, CUT)
-        store.features(validation_images, "validation", cut=CUT)
-    features = [store.features(images, "train", view) for view in range(num_views)]
-    validation_features = store.features(validation_images, "validation")
+    # What fine-tuning starts from is kept on the way.
+    num_kept = 0 if config.pooled_only else presets.FINETUNE["best"].views
+    features = [
+        store.features(images, "train", view, keep_cut=view < num_kept) for view in range(num_views)
+    ]
+    validation_features = store.features(
+        validation_images, "validation", keep_cut=not config.pooled_only
+    )
     return stage.train_on_features(
         head, classifier, (features, labels), (validation_features, validation_labels)
     )
