@@ -45,7 +45,8 @@ ALLOWED = {
     "frontier_plot": "figures",
     "processes": "files",
     "book": "data.splits models",
-    "measure": "book data.augment data.images data.pipeline data.splits features fused_norm "
+    "flops": "",
+    "measure": "book data.augment data.images data.pipeline data.splits features flops fused_norm "
     "models stages training",
     "benchmark": "config data.splits files processes runs",
     "growth": "cli config data.images data.sketches data.sources data.splits figures files "
@@ -53,18 +54,19 @@ ALLOWED = {
     "preview": "config data.augment data.images data.splits figures plots",
     "stage_run": "config data.images data.pipeline data.splits evaluation features figures files "
     "fused_norm history_plot runs training",
-    "stages": "config data.images data.pipeline data.splits evaluation features figures files "
-    "models plots runs stage_run",
+    "stages": "config data.augment data.images data.pipeline data.splits evaluation features "
+    "figures files models plots runs stage_run",
     "results_table": "",
     "results": "config evaluation figures files frontier_plot growth ladder_plot results_table "
     "runs",
     "ladder": "data.splits figures files history_plot runs",
 }
 # What is heavy stays where it is needed, so that a script starts at once.
-ALLOWED_TENSORFLOW = {"data.augment", "data.pipeline", "cli", "fused_norm", "measure"}
+ALLOWED_TENSORFLOW = {"data.augment", "data.pipeline", "cli", "flops", "fused_norm", "measure"}
 ALLOWED_KERAS = {
     "book",
     "features",
+    "flops",
     "fused_norm",
     "measure",
     "models",

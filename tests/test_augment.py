@@ -8,7 +8,7 @@ import scipy.ndimage
 import tensorflow as tf
 
 from catsdogs.data import augment as module
-from catsdogs.data.augment import NUM_RANDOM, augment, output_size, view_random
+from catsdogs.data.augment import NUM_RANDOM, augment, crop_sizes, view_random
 
 SIZE = 32
 FLIP, ROTATION, SHIFT_X, SHIFT_Y, SHEAR, ZOOM_X, ZOOM_Y, AREA, ASPECT, CROP_X, CROP_Y = range(11)
@@ -141,13 +141,13 @@ def test_random_crops_lie_inside_the_picture():
     # Corner to corner in equal steps: where a crop reached outside, steps would shrink to nothing.
     for channel, axis in ((0, 2), (1, 1)):
         steps = np.abs(np.diff(crops[..., channel], axis=axis))
-        assert steps.min() > 100 * math.sqrt(0.4 * 3 / 4) / 20 * 0.9
+        assert steps.min() > 100 * math.sqrt(0.3 * 3 / 4) / 20 * 0.9
         inner = steps[:, 1:-1, 1:-1]
         np.testing.assert_allclose(inner, inner[:, :1, :1] + 0 * inner, atol=1e-2)
     steps_x = np.abs(np.diff(crops[:, 10, 5:15, 0], axis=1)).mean(axis=1)
     steps_y = np.abs(np.diff(crops[:, 5:15, 10, 1], axis=1)).mean(axis=1)
     area = steps_x * steps_y * 400 / 100**2
-    assert 0.34 < area.min() < 0.45 and 0.93 < area.max() <= 1.001
+    assert 0.25 < area.min() < 0.35 and 0.93 < area.max() <= 1.001
     assert 0.74 < (steps_x / steps_y).min() < 0.8 and 1.25 < (steps_x / steps_y).max() < 1.35
     mirrored = crops[:, 10, 0, 0] > crops[:, 10, -1, 0]
     np.testing.assert_array_equal(mirrored, random[:, FLIP] < 0.5)
@@ -157,7 +157,7 @@ def test_strong_tilts_its_crop():
     image = smooth_image()
     chosen = numbers(rotation=0.9, area=0.6, crop_x=0.3, crop_y=0.8)
     result = augment(image, chosen, "strong", SIZE).numpy()[0]
-    side, angle = math.sqrt(0.4 + 0.6 * 0.6), math.radians(15) * 0.8
+    side, angle = math.sqrt(0.3 + 0.7 * 0.6), math.radians(15) * 0.8
     tilt = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     shift = (1 - side) * SIZE / 2 * np.array([-0.4, 0.6])
     np.testing.assert_allclose(result, reference_warp(image[0], side * tilt, shift), atol=0.05)
@@ -189,7 +189,7 @@ def test_colour_changes_by_the_stated_factors():
     bright[0, 11] = 1
     np.testing.assert_allclose(augment(grey, bright, "strong", 8), 130, rtol=1e-5)
     warm = numbers()
-    warm[0, 14:] = (1, 0.5, 0)
+    warm[0, 14:17] = (1, 0.5, 0)
     pixel = augment(grey, warm, "strong", 8).numpy()[0, 0, 0]
     np.testing.assert_allclose(pixel, (110, 100, 90), rtol=1e-5)
 
@@ -212,8 +212,36 @@ def test_view_numbers():
         assert not (first == other.numpy()).any()
 
 
-def test_output_size_and_unknown_name():
-    assert [output_size(name, 144, 128) for name in ("none", "book", "strong")] == [144, 144, 128]
+def test_erased_squares():
+    images = np.random.default_rng(0).integers(0, 256, (400, 40, 40, 3), dtype=np.uint8)
+    random = np.repeat(numbers(area=1, aspect=0.5), 400, axis=0)
+    random[:, 17:21] = np.random.default_rng(1).random((400, 4))
+    result = augment(images, random, "strong", 40).numpy()
+    random[:, 17] = 1
+    whole = augment(images, random, "strong", 40).numpy()
+    hidden = np.abs(result - whole).max(axis=3) > 0.01
+    shares = hidden.mean(axis=(1, 2))
+    assert 0.18 < (shares > 0).mean() < 0.32
+    assert shares[shares > 0].min() > 0.15**2 / 4 and shares.max() < 0.5**2
+    for image, before, mask in zip(result, whole, hidden, strict=True):
+        if mask.any():
+            rows, columns = mask.any(axis=1), mask.any(axis=0)
+            assert mask.sum() >= 0.98 * rows.sum() * columns.sum()  # a rectangle without holes
+            np.testing.assert_allclose(
+                image[mask], before.mean(axis=(0, 1)) + 0 * image[mask], atol=0.1
+            )
+
+
+def test_crop_sizes_grow_in_three_quarters_of_the_epochs():
+    sizes = crop_sizes(96, 160, 100)
+    assert len(sizes) == 100 and sizes == sorted(sizes)
+    assert sizes[:15] == [96] * 15 and sizes[59] == 144 and sizes[60:] == [160] * 40
+    assert crop_sizes(100, 120, 8) == [100, 100, 116, 116, 120, 120, 120, 120]
+    assert crop_sizes(64, 64, 3) == crop_sizes(96, 64, 3) == [64] * 3
+    assert crop_sizes(96, 160, 1) == [96]
+
+
+def test_unknown_name():
     with pytest.raises(ValueError, match="name='heavy'"):
         augment(smooth_image(), numbers(), "heavy", SIZE)
-    assert module.NUM_RANDOM == 17
+    assert module.NUM_RANDOM == 23

@@ -11,6 +11,7 @@ from test_plots import texts_of
 
 from catsdogs import benchmark, growth, measure
 from catsdogs.files import InputError, read_json
+from catsdogs.flops import count_flops
 from catsdogs.frontier_plot import plot_frontier
 from catsdogs.models import build_textbook_convnet
 from catsdogs.processes import run_python
@@ -21,8 +22,8 @@ def test_flops_of_a_convnet_counted_by_hand():
     x = keras.layers.Conv2D(4, 3, padding="valid")(inputs)  # 6 x 6 x 4 outputs of 27 products
     x = keras.layers.Conv2D(2, 1, strides=2)(x)  # 3 x 3 x 2 outputs of 4
     model = keras.Model(inputs, x)
-    assert measure.count_flops(model, 8) == 2 * (36 * 4 * 27 + 9 * 2 * 4)
-    assert measure.count_flops(build_textbook_convnet(150), 150) > 2e8
+    assert count_flops(model, 8) == 2 * (36 * 4 * 27 + 9 * 2 * 4)
+    assert count_flops(build_textbook_convnet(150), 150) > 2e8
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def test_smoke_only_shrinks(presets, name):
         for field in dataclasses.fields(small)
         if getattr(small, field.name) != getattr(presets[name], field.name)
     }
-    assert changed <= {"epochs", "image_size", "crop_size", "views", "smoke"}
+    assert changed <= {"epochs", "image_size", "crop_size", "first_crop_size", "views", "smoke"}
     assert small.epochs <= 2 and getattr(small, "image_size", 64) == 64
     assert config.shrink(dataclasses.replace(presets[name], epochs=1)).epochs == 1
 

@@ -37,7 +37,7 @@ def test_every_image_once_an_epoch_in_a_new_order():
 @pytest.mark.parametrize("workers", [1, 5])
 def test_the_number_of_workers_changes_nothing(workers):
     dataset = image_batches(
-        NOISE, LABELS, batch_size=3, epochs=3, seed=1, augmentation="strong", crop_size=6
+        NOISE, LABELS, batch_size=3, epochs=3, seed=1, augmentation="strong", crop_sizes=[6] * 3
     )
     options = tf.data.Options()
     options.threading.private_threadpool_size = workers
@@ -62,7 +62,7 @@ def test_seed_and_epoch_decide_everything(augmentation):
         return collect(
             image_batches(
                 NOISE, LABELS, batch_size=6, epochs=last, seed=seed, initial_epoch=first,
-                augmentation=augmentation, crop_size=6,
+                augmentation=augmentation, crop_sizes=[6, 6, 7, 7], mixup_share=0.5,
             )
         )  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_augmented_images_do_not_depend_on_the_batch_size(augmentation):
     def images_of(batch_size):
         dataset = image_batches(
             NOISE, LABELS, batch_size=batch_size, epochs=2, seed=1, augmentation=augmentation,
-            crop_size=6,
+            crop_sizes=[6, 6], mixup_share=0.5,
         )  # fmt: skip
         return np.concatenate([images for images, _ in collect(dataset)])
 
@@ -93,6 +93,32 @@ def test_augmented_images_do_not_depend_on_the_batch_size(augmentation):
     np.testing.assert_allclose(small, large, atol=2e-3)
     # Another epoch is another view of every image: no two images of the 44 are alike.
     assert len(np.unique(small.reshape(2 * NUM, -1), axis=0)) == 2 * NUM
+
+
+def test_crops_grow_from_epoch_to_epoch():
+    dataset = image_batches(
+        NOISE, LABELS, batch_size=11, epochs=3, seed=0, augmentation="strong", crop_sizes=[5, 5, 7]
+    )
+    assert dataset.element_spec[0].shape.as_list() == [None, None, None, 3]
+    assert [images.shape for images, _ in dataset] == [(11, 5, 5, 3)] * 4 + [(11, 7, 7, 3)] * 2
+
+
+@pytest.mark.parametrize("batch_size", [4, NUM])
+def test_blends_with_the_next_image_of_the_epoch(batch_size):
+    plain = collect(image_batches(IMAGES, LABELS, batch_size=NUM, epochs=1, seed=5))[0]
+    blended = collect(
+        image_batches(IMAGES, LABELS, batch_size=batch_size, epochs=1, seed=5, mixup_share=0.5)
+    )
+    images, targets = (np.concatenate(parts) for parts in zip(*blended, strict=True))
+    values, expected = images[:, 0, 0, 0], plain[0][:, 0, 0, 0]
+    share = (values - expected) / (np.roll(expected, -1) - expected)  # of the next one
+    assert share.min() >= 0 and share.max() <= 0.5
+    changed = share > 0
+    assert 0.2 < changed.mean() < 0.8 and len(np.unique(share[changed])) == changed.sum()
+    # The target is blended alike.
+    labels = plain[1][:, 0]
+    expected = (1 - share) * labels + share * np.roll(labels, -1)
+    np.testing.assert_allclose(targets[:, 0], expected, atol=1e-6)
 
 
 def test_evaluation_is_in_order_and_as_it_is():

@@ -46,7 +46,7 @@ def fit(model, run_dir, stop_in_epoch=None, images=IMAGES):
     """Trains; `stop_in_epoch` breaks off after the first batch of that epoch (from 1)."""
     batches = image_batches(
         images, LABELS, batch_size=BATCH, epochs=EPOCHS, seed=0, augmentation="strong",
-        crop_size=10, initial_epoch=training.completed_epochs(run_dir),
+        crop_sizes=[10] * 6, initial_epoch=training.completed_epochs(run_dir),
     )  # fmt: skip
     if stop_in_epoch:
         done = training.completed_epochs(run_dir)

@@ -134,7 +134,7 @@ def _measure_pieces(data, quick):
     yield "augmentation", _piece("augmentation", image_size=150, num_images=64 if quick else 640)
     yield "training", _piece(
         "training", data_dir=str(data), image_size=best.image_size, crop_size=best.crop_size,
-        batch_size=best.batch_size, steps=5 if quick else 120,
+        mixup=best.mixup, batch_size=best.batch_size, steps=5 if quick else 120,
     )  # fmt: skip
     yield "fine_tuning", _piece(
         "fine_tuning", image_size=64 if quick else presets.FEATURE_EXTRACT["best"].image_size,
@@ -188,19 +188,17 @@ def _run_stages(data, folder, quick):
         smaller = ("train_feature_extract", "--image-size", "256")
         run("features at 256², cold", *smaller)
         run("features at 256², cached", *smaller, "--seed", "1")
-    run("scratch", "train_scratch", *(small or ("--epochs", "3")))
+    run("scratch", "train_scratch", *(small or ("--epochs", "5")))
     return found
 
 
 def _utilisation(found):
-    """Floating-point operations done over those that VGG16's convolutions show to be possible."""
-    possible = max(base["convolutions_gflops"] for base in found["base"])
-    done = {
-        "extraction": max(base["extraction_gflops"] for base in found["base"]),
-        "training the convnet": found["training"]["gflops"],
-        "fine-tuning": found["fine_tuning"]["gflops"],
+    """Floating-point operations done over those possible, in the precision that is chosen."""
+    return {
+        "extraction": max(found["base"], key=lambda base: base["extraction_gflops"])["utilisation"],
+        "training the convnet": found["training"]["utilisation"],
+        "fine-tuning": found["fine_tuning"]["utilisation"],
     }
-    return {name: round(gflops / possible, 3) for name, gflops in done.items()}
 
 
 def _ratios(found):

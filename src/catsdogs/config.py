@@ -61,11 +61,17 @@ class ScratchConfig:
     """How training images are varied: not at all, as in the book, or by random crops and colour."""
     architecture: Literal["residual", "textbook"] = "residual"
     """Small residual network, or the book's four convolutions and one wide dense layer."""
-    image_size: int = 160
+    image_size: int = 192
     """Side of the square images, in pixels, for training and for evaluation."""
-    crop_size: int = 128
+    crop_size: int = 160
     """Side of the random crops of `strong`: objects look larger in training than in evaluation,
     which the larger evaluation image makes up for (Touvron et al. 2019)."""
+    first_crop_size: int = 96
+    """Side of these crops at first; over three quarters of the epochs it grows to `crop_size`
+    if that is larger, which saves time and keeps a young network from learning details by heart."""
+    mixup: float = 0.5
+    """Share of training images that are blended with another one, and their labels alike; training
+    accuracy then counts the one that shows more, and stays below that of validation."""
     dropout: float = 0.3
     """Share of activations dropped before the last layers, in training only."""
     optimizer: Literal["adamw", "rmsprop"] = "adamw"
@@ -182,6 +188,7 @@ SCRATCH = {
         augmentation="book",
         architecture="textbook",
         image_size=150,
+        mixup=0.0,
         dropout=0.5,
         optimizer="rmsprop",
         learning_rate=1e-4,
@@ -230,10 +237,11 @@ def check(config):
         InputError: If a number is out of its range.
     """
     ranges = {
-        "image_size": (32, 2048), "crop_size": (32, 2048), "views": (1, 1000),
-        "units": (1, 65_536), "dropout": (0, 0.95), "label_smoothing": (0, 0.95),
-        "epochs": (1, 100_000), "batch_size": (1, 65_536), "learning_rate": (1e-12, 10),
-        "weight_decay": (0, 10), "warmup": (0, 1), "seed": (0, 2**31 - 1),
+        "image_size": (32, 2048), "crop_size": (32, 2048), "first_crop_size": (32, 2048),
+        "views": (1, 1000), "units": (1, 65_536), "mixup": (0, 1), "dropout": (0, 0.95),
+        "label_smoothing": (0, 0.95), "epochs": (1, 100_000), "batch_size": (1, 65_536),
+        "learning_rate": (1e-12, 10), "weight_decay": (0, 10), "warmup": (0, 1),
+        "seed": (0, 2**31 - 1),
     }  # fmt: skip
     for name, (low, high) in ranges.items():
         value = getattr(config, name, low)
@@ -256,7 +264,7 @@ def shrink(config):
     if hasattr(config, "image_size"):
         small["image_size"] = 64
     if hasattr(config, "crop_size"):
-        small["crop_size"] = 56
+        small["crop_size"], small["first_crop_size"] = 56, 40
     if hasattr(config, "views"):
         small["views"] = min(config.views, 3)
     return dataclasses.replace(config, **small)

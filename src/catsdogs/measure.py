@@ -24,11 +24,11 @@ from catsdogs.data.images import decode_image, load_split
 from catsdogs.data.pipeline import image_batches
 from catsdogs.data.splits import load_manifest
 from catsdogs.features import CUT, FeatureStore
+from catsdogs.flops import convolve, count_flops, flops_of, possible_gflops
 from catsdogs.fused_norm import training_copy
 from catsdogs.stages import load_model
 
 __all__ = [
-    "count_flops",
     "measure_augmentation",
     "measure_base",
     "measure_fine_tuning",
@@ -53,19 +53,16 @@ def measure_base(image_size, turns, precision="auto"):
     Returns:
         Images a second of the 13 convolutions with bias and ReLU, one by one; of the feature
         store, from uint8 images to the files of block4_pool and of pooled features; the share of
-        the second in the first; GFLOP/s of both.
+        the second in the first; GFLOP/s of both; the share of the second in what is possible.
     """
     precision = training.choose_precision(precision)
     dtype = "bfloat16" if precision == "mixed_bfloat16" else "float32"
     conv_base = models.build_vgg16_base(image_size, "average")
-    shape = (2 * _BATCH, image_size, image_size, 3)
+    shape = (4 * _BATCH, image_size, image_size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     flops = count_flops(conv_base, image_size)
 
-    @tf.function
-    def convolve(x, kernel, bias):
-        return tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
-
+    possible = possible_gflops()
     calls = []  # in the network's order
     for layer in conv_base.layers:
         if isinstance(layer, keras.layers.Conv2D):
@@ -88,6 +85,7 @@ def measure_base(image_size, turns, precision="auto"):
             seconds = _seconds(convolve_all), _seconds(functools.partial(extract, turn))
             if turn:  # the first one traces and allocates
                 convolutions, extraction = map(min, (convolutions, extraction), seconds)
+    possible = max(possible, possible_gflops())  # as the best turn counts
     ceiling, reached = len(images) / convolutions, len(images) / extraction
     return {
         "image_size": image_size,
@@ -98,6 +96,7 @@ def measure_base(image_size, turns, precision="auto"):
         "extraction_share": round(reached / ceiling, 3),
         "convolutions_gflops": round(ceiling * flops / 1e9, 1),
         "extraction_gflops": round(reached * flops / 1e9, 1),
+        "utilisation": round(reached * flops / 1e9 / possible, 3),
     }
 
 
@@ -148,19 +147,21 @@ def measure_augmentation(image_size, num_images):
     }
 
 
-def measure_training(data_dir, image_size, crop_size, batch_size, steps):
+def measure_training(data_dir, image_size, crop_size, mixup, batch_size, steps):
     """Whether a training step of the `best` convnet ever waits for its images.
 
     Args:
         data_dir: A prepared data set.
-        image_size, crop_size, batch_size: As in `ScratchConfig`.
+        image_size, crop_size, mixup, batch_size: As in `ScratchConfig`.
         steps: Steps to time.
 
     Returns:
         Seconds an epoch, the share of time that the loop waited for a batch, processor seconds
-        over wall seconds, and GFLOP/s of training (three times the forward pass).
+        over wall seconds, GFLOP/s of training (three times the forward pass), and the share of
+        these in what is possible.
     """
     training.choose_precision()
+    possible = possible_gflops()
     images, labels = load_split(data_dir, load_manifest(data_dir), "train", image_size)
     convnet = models.build_residual_convnet()
     model = training_copy(convnet)
@@ -169,7 +170,7 @@ def measure_training(data_dir, image_size, crop_size, batch_size, steps):
     epochs = math.ceil((steps + 5) / (len(labels) // batch_size))
     batches = image_batches(
         images, labels, batch_size=batch_size, epochs=epochs, seed=0, augmentation="strong",
-        crop_size=crop_size,
+        crop_sizes=[crop_size] * epochs, mixup_share=mixup,
     )  # fmt: skip
     # An epoch's smaller last batch would be compiled for in the midst of it.
     whole = batches.filter(lambda images, labels: tf.shape(labels)[0] == batch_size)
@@ -184,12 +185,15 @@ def measure_training(data_dir, image_size, crop_size, batch_size, steps):
         waited += time.perf_counter() - before
         step(*batch)
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+    possible = statistics.mean([possible, possible_gflops()])  # before and after
     images_per_second = steps * batch_size / wall
+    gflops = 3 * count_flops(convnet, crop_size) * images_per_second / 1e9
     return {
         "seconds_an_epoch": round(len(labels) / images_per_second, 2),
         "waiting_share": round(waited / wall, 4),
         "cpu_over_wall": round(cpu / wall, 2),
-        "gflops": round(3 * count_flops(convnet, crop_size) * images_per_second / 1e9, 1),
+        "gflops": round(gflops, 1),
+        "utilisation": round(gflops / possible, 3),
     }
 
 
@@ -203,7 +207,7 @@ def measure_fine_tuning(image_size, batch_size, steps):
 
     Returns:
         Images and GFLOP a second, three times the forward pass of block 5 less the gradient that
-        no layer below it needs.
+        no layer below it needs; the share of these in what is possible.
     """
     training.choose_precision()
     conv_base = models.build_vgg16_base(image_size, "average")
@@ -216,15 +220,19 @@ def measure_fine_tuning(image_size, batch_size, steps):
     labels = tf.cast(tf.range(batch_size)[:, None] % 2, tf.float32)
     step = tf.function(lambda *batch: suffix.train_step(batch))
     step(activations, labels)
-    seconds = min(_seconds(lambda: step(activations, labels)) for _ in range(steps))
+    possible = possible_gflops()
+    seconds = statistics.median(_seconds(lambda: step(activations, labels)) for _ in range(steps))
+    possible = statistics.mean([possible, possible_gflops()])
     images_per_second = batch_size / seconds
     first, *others = (layer for layer in suffix.layers if isinstance(layer, keras.layers.Conv2D))
-    flops = 2 * _flops_of(first, first.output.shape)
-    flops += 3 * sum(_flops_of(layer, layer.output.shape) for layer in others)
+    flops = 2 * flops_of(first, first.output.shape)
+    flops += 3 * sum(flops_of(layer, layer.output.shape) for layer in others)
+    gflops = flops * images_per_second / 1e9
     return {
         "image_size": image_size,
         "images_per_second": round(images_per_second, 1),
-        "gflops": round(flops * images_per_second / 1e9, 1),
+        "gflops": round(gflops, 1),
+        "utilisation": round(gflops / possible, 3),
     }
 
 
@@ -272,26 +280,6 @@ def run_piece(name, arguments):
         arguments: Of its function, as JSON.
     """
     print(json.dumps(_PIECES[name](**json.loads(arguments))))
-
-
-def count_flops(model, image_size):
-    """Floating-point operations of a forward pass, two a multiplication, convolutions alone.
-
-    Args:
-        model: A functional model of images.
-        image_size: Side of the input, in pixels.
-
-    Returns:
-        A number an image.
-    """
-    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
-    outputs = keras.Model(model.input, [layer.output for layer in convolutions])
-    shapes = outputs.compute_output_shape((1, image_size, image_size, 3))
-    return sum(map(_flops_of, convolutions, shapes))
-
-
-def _flops_of(convolution, output_shape):
-    return 2 * math.prod(output_shape[1:]) * math.prod(convolution.kernel.shape[:3])
 
 
 _PIECES = {

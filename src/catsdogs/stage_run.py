@@ -135,13 +135,13 @@ class StageRun:
         )
         return self._store
 
-    def train_on_images(self, model, train, validation, *, augmentation, crop_size=0):
+    def train_on_images(self, model, train, validation, **augmentation):
         """Trains a model on augmented images and finishes the run.
 
         Args:
             model: A classifier of images.
             train, validation: Pairs of images and labels.
-            augmentation, crop_size: See `image_batches`.
+            augmentation: Further arguments of `image_batches`.
 
         Returns:
             As `train_on_features`.
@@ -149,8 +149,7 @@ class StageRun:
         images, labels = train
 
         def make_batches(**epochs):
-            return image_batches(images, labels, augmentation=augmentation, crop_size=crop_size,
-                                 **epochs)  # fmt: skip
+            return image_batches(images, labels, **augmentation, **epochs)
 
         return self._train(model, model, make_batches, len(labels), validation)
 

@@ -13,6 +13,7 @@ import keras
 
 from catsdogs import config as presets
 from catsdogs import models, runs
+from catsdogs.data.augment import crop_sizes
 from catsdogs.data.images import load_split
 from catsdogs.data.pipeline import evaluation_batches
 from catsdogs.data.splits import load_manifest
@@ -52,15 +53,17 @@ def train_scratch(config, data_dir=None, run_dir=None, *, resume=False):
             f"leave nothing of a smaller image. Received: {config.image_size}."
         )
     if config.architecture == "residual":
-        model, crop_size = models.build_residual_convnet(config.dropout), config.crop_size
+        model = models.build_residual_convnet(config.dropout)
+        sizes = crop_sizes(config.first_crop_size, config.crop_size, config.epochs)
     else:
         # Its dense layer fits one size only, so crops are enlarged to that of the images.
         model = models.build_textbook_convnet(config.image_size, config.dropout)
-        crop_size = config.image_size
+        sizes = None
 
     return stage.train_on_images(
-        model, train, validation, augmentation=config.augmentation, crop_size=crop_size
-    )
+        model, train, validation, augmentation=config.augmentation, crop_sizes=sizes,
+        mixup_share=config.mixup,
+    )  # fmt: skip
 
 
 def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False):

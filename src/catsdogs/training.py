@@ -129,9 +129,17 @@ def compile_classifier(model, optimizer, *, label_smoothing=0.0, steps_per_execu
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing),
-        metrics=["accuracy", keras.metrics.BinaryCrossentropy(name="cross_entropy")],
+        metrics=[
+            keras.metrics.MeanMetricWrapper(_hits, name="accuracy"),
+            keras.metrics.BinaryCrossentropy(name="cross_entropy"),
+        ],
         steps_per_execution=steps_per_execution,
     )
+
+
+def _hits(targets, probabilities):
+    """Whether each prediction is right; of a blend, whether it names what there is more of."""
+    return keras.ops.equal(targets > 0.5, probabilities > 0.5)
 
 
 class _RunState(keras.callbacks.Callback):

@@ -9,11 +9,12 @@ import math
 
 import tensorflow as tf
 
-__all__ = ["NUM_RANDOM", "augment", "output_size", "view_random"]
+__all__ = ["NUM_RANDOM", "augment", "crop_sizes", "mixup", "view_random"]
 
 # flip, rotation, shift x, shift y, shear, zoom x, zoom y, area, aspect, crop x, crop y,
-# brightness, contrast, saturation, channel gains (3)
-NUM_RANDOM = 17
+# brightness, contrast, saturation, channel gains (3), erase or not, its side, its centre (2),
+# mix or not, how much
+NUM_RANDOM = 23
 
 # The book's ranges (listing 5.11), in ImageDataGenerator's terms. Its shear_range is in degrees:
 # the 0.2 that the book passes is all but no shear. Here it is what was meant, a slope.
@@ -23,15 +24,53 @@ _SHEAR = 0.2  # sideways shift a unit of height
 _ZOOM = 0.2  # each axis by itself in [1 - 0.2, 1 + 0.2]
 
 _TILT = math.radians(15)
-_MIN_AREA = 0.4  # share of the image that a random crop keeps, at least
+_MIN_AREA = 0.3  # share of the image that a random crop keeps, at least
 _LOG_ASPECT = math.log(4 / 3)
 _COLOUR = 0.3  # brightness, contrast and saturation within a factor 1 ± 0.3
 _CHANNEL = 0.1  # each channel within a factor 1 ± 0.1: warm and cold light
+_ERASE = 0.25  # share of the images that lose a square
+_ERASE_SIDE = (0.15, 0.45)  # of the image's
+
+_GROWTH = 0.75  # share of the epochs in which crops grow
+_GROWTH_STEP = 16  # pixels
 
 
-def output_size(name, image_size, crop_size):
-    """Side of the images that `augment` returns, in pixels."""
-    return crop_size if name == "strong" else image_size
+def crop_sizes(first, last, epochs):
+    """Side of the random crops in each epoch: small at first, which is quick and regularises.
+
+    Args:
+        first, last: Side in the first epoch and in the last quarter of the epochs, in pixels.
+        epochs: Number of epochs.
+
+    Returns:
+        A list of `epochs` integers, rising from `first` to `last` in steps of 16 or less.
+
+    Reference:
+        Tan and Le, "EfficientNetV2: smaller models and faster training" (2021).
+    """
+    sizes = sorted({last, *range(first, last, _GROWTH_STEP)})
+    pace = len(sizes) / (_GROWTH * epochs)
+    return [sizes[min(int(epoch * pace), len(sizes) - 1)] for epoch in range(epochs)]
+
+
+def mixup(rows, random, share):
+    """Blends rows with the ones that follow them: images, or their targets alike.
+
+    Args:
+        rows: float32 (batch + 1, ...); the last one is only blended in.
+        random: float32 (batch + 1, NUM_RANDOM) in [0, 1), the same for images and targets.
+        share: Share of the rows that are blended, in [0, 1].
+
+    Returns:
+        float32 (batch, ...); a row keeps at least half of itself.
+
+    Reference:
+        Zhang et al., "mixup: Beyond empirical risk minimization" (2018).
+    """
+    chosen, amount = random[:-1, 21], random[:-1, 22]
+    other = tf.where(chosen < share, 0.5 * amount, 0.0)
+    other = tf.reshape(other, (-1, *[1] * (rows.shape.rank - 1)))
+    return (1 - other) * rows[:-1] + other * rows[1:]
 
 
 def augment(images, random, name, size):
@@ -43,14 +82,15 @@ def augment(images, random, name, size):
         name: `"none"`: no change; `"book"`: rotation up to 40 degrees, shifts, shear and zoom of
             0.2, mirror image, new pixels taken from the nearest edge; `"strong"`: random resized
             crop, tilt up to 15 degrees, mirror image, brightness, contrast, saturation, channel
-            gains.
+            gains, and in a quarter of the images a square of the mean colour.
         size: Side of the result, in pixels; the images' own for `"none"`.
 
     Returns:
         float32 (batch, size, size, 3) in [0, 255].
 
     Reference:
-        Szegedy et al., "Going deeper with convolutions" (2014), for the random resized crop.
+        Szegedy et al., "Going deeper with convolutions" (2014), for the random resized crop;
+        Zhong et al., "Random erasing data augmentation" (2020).
     """
     if name not in _KINDS:
         raise ValueError(f"Expected name 'none', 'book' or 'strong'. Received: name={name!r}")
@@ -148,6 +188,17 @@ def _colour(images, random):
     return tf.clip_by_value(images, 0.0, 255.0)
 
 
+def _erase(images, random, size):
+    """Hides a square, so that no single part of an animal suffices."""
+    chosen, side, *centre = tf.unstack(random[:, 17:21, None], axis=1)  # (batch, 1) each
+    low, high = _ERASE_SIDE
+    half = tf.where(chosen < _ERASE, 0.5 * (low + (high - low) * side), 0.0)
+    pixels = (tf.range(size, dtype=tf.float32) + 0.5) / tf.cast(size, tf.float32)
+    column, row = (tf.abs(pixels - at) < half for at in centre)  # (batch, size)
+    hidden = (row[:, :, None] & column[:, None, :])[..., None]
+    return tf.where(hidden, tf.reduce_mean(images, axis=(1, 2), keepdims=True), images)
+
+
 def _none(images, random, size):
     del random, size
     return tf.cast(images, tf.float32)
@@ -162,7 +213,8 @@ def _book(images, random, size):
 
 @tf.function(jit_compile=True)
 def _strong(images, random, size):
-    return _colour(_warp(images, _random_crop(random), images.shape[1], size), random)
+    images = _warp(images, _random_crop(random), images.shape[1], size)
+    return _erase(_colour(images, random), random, size)
 
 
 _KINDS = {"none": _none, "book": _book, "strong": _strong}

@@ -3,12 +3,14 @@
 Images are float32 in [0, 255]: every model owns its own scaling.
 """
 
+import functools
+import itertools
 import mmap
 
 import numpy as np
 import tensorflow as tf
 
-from catsdogs.data.augment import NUM_RANDOM, augment, output_size, view_random
+from catsdogs.data.augment import NUM_RANDOM, augment, mixup, view_random
 
 __all__ = ["evaluation_batches", "feature_batches", "image_batches", "image_view", "read_rows"]
 
@@ -16,8 +18,9 @@ _IN_MEMORY = 256 * 2**20  # bytes of features that are kept there
 
 
 def image_batches(
-    images, labels, *, batch_size, epochs, seed, initial_epoch=0, augmentation="none", crop_size=0
-):
+    images, labels, *, batch_size, epochs, seed, initial_epoch=0, augmentation="none",
+    crop_sizes=None, mixup_share=0.0,
+):  # fmt: skip
     """Shuffled, augmented batches for training: one dataset that runs through all epochs.
 
     What a batch holds depends on (seed, epoch) and nothing else, so a run that was stopped goes on
@@ -31,20 +34,27 @@ def image_batches(
         seed: Integer.
         initial_epoch: The epoch to start with.
         augmentation: `"none"`, `"book"` or `"strong"` (see `augment`).
-        crop_size: Side of the crops of `"strong"`, in pixels.
+        crop_sizes: Side of the images of each epoch, in pixels, for `"strong"`; by default, and
+            for the others, that of the images given.
+        mixup_share: Share of the images that are blended with the next one of the epoch.
 
     Returns:
         A `tf.data.Dataset` of pairs: float32 (batch, size, size, 3) in [0, 255] and float32
-        (batch, 1) in {0, 1}; `ceil(n / batch_size)` batches an epoch.
+        (batch, 1) in [0, 1]; `ceil(n / batch_size)` batches an epoch.
     """
-    size = output_size(augmentation, images.shape[1], crop_size)
+    sizes = crop_sizes if crop_sizes and augmentation == "strong" else [images.shape[1]] * epochs
 
-    def load(index, epoch, random):
+    def load(index, epoch, random, size):
         del epoch
-        batch = _rows(images, index)
-        return augment(batch, random, augmentation, size)
+        return augment(_rows(images, index), random, augmentation, size)
 
-    return _batches(load, labels, batch_size, epochs, seed, initial_epoch)
+    # A dataset for each size, since compiled code is for one; they follow one another.
+    groups = itertools.groupby(range(initial_epoch, epochs), key=sizes.__getitem__)
+    parts = [
+        _batches(functools.partial(load, size=size), labels, batch_size, group, seed, mixup_share)
+        for size, group in [*((size, list(group)) for size, group in groups)] or [(sizes[-1], [])]
+    ]
+    return functools.reduce(tf.data.Dataset.concatenate, parts)
 
 
 def feature_batches(features, labels, *, batch_size, epochs, seed, initial_epoch=0):
@@ -80,7 +90,7 @@ def feature_batches(features, labels, *, batch_size, epochs, seed, initial_epoch
             batch = tf.gather_nd(table, tf.stack([view, tf.cast(index, tf.int64)], axis=1))
         return tf.cast(batch, tf.float32)
 
-    return _batches(load, labels, batch_size, epochs, seed, initial_epoch)
+    return _batches(load, labels, batch_size, range(initial_epoch, epochs), seed)
 
 
 def _fits_in_memory(features):
@@ -131,20 +141,30 @@ def image_view(images, rows, view):
     return augment(batch, random, "book", images.shape[1]).numpy()
 
 
-def _batches(load, labels, batch_size, epochs, seed, initial_epoch):
-    num_images = len(labels)
+def _batches(load, labels, batch_size, epochs, seed, mixup_share=0.0):
+    num_images, epochs = len(labels), list(epochs)
+    following = 1 if mixup_share else 0  # the row that a batch's last one is blended with
 
     def one_epoch(epoch):
         # The first column decides the order, the others the augmentation.
         random = tf.random.stateless_uniform((num_images, 1 + NUM_RANDOM), seed=(seed, epoch))
         order = tf.argsort(random[:, 0], stable=True)
-        shuffled = tf.data.Dataset.from_tensor_slices((order, tf.gather(random[:, 1:], order)))
-        return shuffled.batch(batch_size).map(lambda index, random: (index, epoch, random))
+        random = tf.gather(random[:, 1:], order)
+        order, random = (tf.concat([rows, rows[:following]], axis=0) for rows in (order, random))
+
+        def batch(start):
+            rows = slice(start, start + batch_size + following)
+            return order[rows], epoch, random[rows]
+
+        return tf.data.Dataset.range(0, num_images, batch_size).map(batch)
 
     def finish(index, epoch, random):
-        return load(index, epoch, random), _targets(labels, index)
+        batch, targets = load(index, epoch, random), _targets(labels, index)
+        if mixup_share:
+            batch, targets = (mixup(rows, random, mixup_share) for rows in (batch, targets))
+        return batch, targets
 
-    dataset = tf.data.Dataset.range(initial_epoch, epochs).flat_map(one_epoch)
+    dataset = tf.data.Dataset.from_tensor_slices(tf.constant(epochs, tf.int64)).flat_map(one_epoch)
     return dataset.map(finish, num_parallel_calls=2, deterministic=True).prefetch(2)
 
 
