@@ -3,6 +3,7 @@
 Examples:
     python scripts/train_scratch.py --smoke                   does it run? (seconds)
     python scripts/train_scratch.py                           this project's recipe
+    python scripts/train_scratch.py --preset record           the highest accuracy, in hours
     python scripts/train_scratch.py --preset textbook         the book's convnet and augmentation
     python scripts/train_scratch.py --preset textbook --augmentation none --dropout 0 --epochs 30
     python scripts/train_scratch.py --resume                  go on after a stop

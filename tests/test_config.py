@@ -15,7 +15,7 @@ CLASSES = [getattr(config, name) for name in config.__all__ if name.endswith("Co
 
 @pytest.mark.parametrize("presets", STAGES.values(), ids=STAGES)
 def test_presets_are_named_and_complete(presets):
-    assert list(presets) == ["best", "textbook"]
+    assert [name for name in presets if name != "record"] == ["best", "textbook"]
     for name, preset in presets.items():
         assert preset.preset == name
         assert not preset.smoke and preset.seed == 0 and preset.precision == "auto"

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 
 import keras
 import numpy as np
@@ -66,6 +67,7 @@ def fit(model, run_dir, stop_in_epoch=None, images=IMAGES):
         epochs=EPOCHS,
         steps_per_epoch=STEPS,
         run_dir=run_dir,
+        started=time.perf_counter() - training.completed_seconds(run_dir) - 1000,
     )
 
 
@@ -84,6 +86,9 @@ def test_stopped_run_ends_bit_for_bit_as_if_it_had_not_been(straight, stops, tmp
         with pytest.raises(StoppedError):
             fit(build(), tmp_path, stop_in_epoch=epoch)
         assert training.completed_epochs(tmp_path) == epoch - 1
+    # Each of the two parts says that it began a thousand seconds before.
+    assert 2000 < training.completed_seconds(tmp_path) < 2300
+    assert training.completed_seconds(tmp_path / "nothing") == 0
     model = build()
     keras.utils.set_random_seed(99)  # what the new process happens to hold must not matter
     assert fit(model, tmp_path) == expected
@@ -95,7 +100,7 @@ def test_stopped_run_ends_bit_for_bit_as_if_it_had_not_been(straight, stops, tmp
 def test_state_holds_more_than_the_weights(straight):
     trained, _, run_dir = straight
     model = build()
-    training._RunState(run_dir).restore(model, EPOCHS)
+    training._RunState(run_dir, started=0).restore(model, EPOCHS)
     assert int(model.optimizer.iterations) == EPOCHS * STEPS
     moments = [v.numpy() for v in model.optimizer.variables if "momentum" in v.path]
     assert moments and all(np.abs(moment).max() > 0 for moment in moments)
@@ -167,18 +172,18 @@ def test_loss_that_is_not_finite_is_an_error_and_the_last_good_state_stays(tmp_p
     if epoch > 1:
         assert len(runs.read_history(tmp_path)["val_loss"]) == epoch - 1
         healthy = build()
-        training._RunState(tmp_path).restore(healthy, epoch - 1)
+        training._RunState(tmp_path, started=0).restore(healthy, epoch - 1)
         assert all(np.isfinite(weight).all() for weight in healthy.get_weights())
 
 
 def test_full_disk_keeps_the_last_whole_state(tmp_path, monkeypatch):
     model, savez = build(), np.savez
 
-    def disk_is_full(file, *arrays):
+    def disk_is_full(file, *arrays, **numbers):
         if training.completed_epochs(tmp_path) == 1 and len(arrays) > len(model.weights):
             file.write(b"the first bytes of many")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        savez(file, *arrays)
+        savez(file, *arrays, **numbers)
 
     monkeypatch.setattr(np, "savez", disk_is_full)
     with pytest.raises(OSError, match="No space left"):

@@ -82,7 +82,9 @@ FULL = (
         "finetune", "finetune-textbook-end_to_end-seed0", ("--preset", "textbook", "--epochs", "1"),
         start="feature_extract-textbook-end_to_end-seed0",
     ),
+    *_seeds("train_scratch", "scratch-best-strong-30-epochs", "--epochs", "30", seeds=(0,)),
     *_seeds("train_scratch", "scratch-best-strong"),
+    *_seeds("train_scratch", "scratch-record-strong", "--preset", "record", seeds=(0,)),
     *_seeds("train_scratch", "scratch-textbook-book", "--preset", "textbook", seeds=(0,)),
 )  # fmt: skip
 

@@ -190,6 +190,7 @@ class StageRun:
         )  # fmt: skip
         num_trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
         first_epoch = training.completed_epochs(self.run_dir)
+        self._started -= training.completed_seconds(self.run_dir)  # of the parts before a stop
         arrays, labels = validation
         validation_batches = evaluation_batches(arrays, labels, batch_size=EVALUATION_BATCH)
         history = training.fit(
@@ -200,6 +201,7 @@ class StageRun:
             ),
             validation_batches,
             epochs=config.epochs, steps_per_epoch=steps_per_epoch, run_dir=self.run_dir,
+            started=self._started,
         )  # fmt: skip
         probabilities = model.predict(validation_batches, verbose=0)[:, 0]
 
@@ -236,7 +238,8 @@ class StageRun:
     def _timing(self, resumed):
         """What the seconds stand for: all there is to do, or training on cached features alone."""
         store, start = self._store, self._start
-        cold = not resumed and (store is None or not store.reused)
+        # What a stopped run extracted counts as reused: these seconds are not in any state.
+        cold = store is None or not store.reused
         warm = not resumed and store is not None and not store.computed
         if start:
             cold = cold and start["made"] and start["cold"]

@@ -3,6 +3,7 @@
 import math
 import pathlib
 import sys
+import time
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ __all__ = [
     "choose_precision",
     "compile_classifier",
     "completed_epochs",
+    "completed_seconds",
     "fit",
 ]
 
@@ -68,7 +70,16 @@ def completed_epochs(run_dir):
     return max((_epoch_of(path) for path in _states(run_dir)), default=0)
 
 
-def fit(model, batches, validation, *, epochs, steps_per_epoch, run_dir):
+def completed_seconds(run_dir):
+    """How many seconds a stopped run had taken when it finished these epochs; 0.0 if none."""
+    newest = max(_states(run_dir), key=_epoch_of, default=None)
+    if newest is None:
+        return 0.0
+    with np.load(newest) as arrays:
+        return float(arrays["seconds"])
+
+
+def fit(model, batches, validation, *, epochs, steps_per_epoch, run_dir, started):
     """Trains a compiled model and leaves it with the weights of the epoch of least validation loss.
 
     After every epoch the whole state (weights, optimizer, random generators, history) goes to
@@ -82,6 +93,8 @@ def fit(model, batches, validation, *, epochs, steps_per_epoch, run_dir):
         epochs: Total number of epochs.
         steps_per_epoch: Batches an epoch.
         run_dir: The run folder.
+        started: When the run began, seconds of `time.perf_counter()`; earlier by
+            `completed_seconds(run_dir)` for one that goes on.
 
     Returns:
         The history of all epochs, `{"loss", "accuracy", "val_loss", "val_accuracy"}`, each a list
@@ -91,7 +104,7 @@ def fit(model, batches, validation, *, epochs, steps_per_epoch, run_dir):
     Raises:
         InputError: If the loss is no longer finite.
     """
-    state = _RunState(run_dir)
+    state = _RunState(run_dir, started)
     initial_epoch = completed_epochs(run_dir)
     if initial_epoch:
         state.restore(model, initial_epoch)
@@ -153,9 +166,9 @@ class _RunState(keras.callbacks.Callback):
     dropout drops next; and writing HDF5 on a full disk ends in a segmentation fault.
     """
 
-    def __init__(self, run_dir):
+    def __init__(self, run_dir, started):
         super().__init__()
-        self._run_dir = pathlib.Path(run_dir)
+        self._run_dir, self._started = pathlib.Path(run_dir), started
         self.best_path = self._run_dir / "state" / "best.npz"
         self.history = {"loss": [], "accuracy": [], "val_loss": [], "val_accuracy": []}
 
@@ -184,7 +197,8 @@ class _RunState(keras.callbacks.Callback):
             _save(self.best_path, self.model.weights)
         write_history(self._run_dir, self.history)
         newest = _state_path(self._run_dir, epoch + 1)
-        _save(newest, _all_variables(self.model))
+        seconds = time.perf_counter() - self._started
+        _save(newest, _all_variables(self.model), seconds=seconds)
         for path in _states(self._run_dir):
             if path != newest:
                 path.unlink()
@@ -195,9 +209,9 @@ def _all_variables(model):
     return [*model.variables, *model.optimizer.variables]
 
 
-def _save(path, variables):
+def _save(path, variables, **numbers):
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, *map(keras.ops.convert_to_numpy, variables))
+        np.savez(file, *map(keras.ops.convert_to_numpy, variables), **numbers)
 
 
 def _load(path, variables):
