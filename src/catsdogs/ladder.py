@@ -74,6 +74,12 @@ FULL = (
             ("--image-size", str(size), "--pooled-only"),
         ) for size in (128, 192)  # how little time is needed for how much
     ),
+    *(
+        Step(
+            "train_feature_extract", f"feature_extract-best-cached-150{suffix}-seed0",
+            ("--image-size", "150", "--pooled-only", *flags),
+        ) for suffix, flags in (("", ()), ("-float32", ("--precision", "float32")))
+    ),
     *_seeds(
         "train_feature_extract", "feature_extract-textbook-end_to_end", "--preset", "textbook",
         "--variant", "end_to_end", "--dropout", "0", "--epochs", "2", seeds=(0,),

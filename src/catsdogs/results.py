@@ -192,7 +192,9 @@ def _book_points(benchmark):
 def _settings(metrics):
     """What differs from the preset, seed and variant aside."""
     preset = _PRESETS[metrics["stage"]][metrics["preset"]]
-    without_effect = () if metrics["variant"] == "augmented" else ("views",)
+    without_effect = {"views", "crop_size", "first_crop_size"} - {
+        "augmented": {"views"}, "strong": {"crop_size", "first_crop_size"},
+    }.get(metrics["variant"], set())  # fmt: skip
     return {
         name: value
         for name, value in metrics["config"].items()
