@@ -30,7 +30,7 @@ class Arguments:
 def main():
     arguments = cli.parse(Arguments, __doc__)
     names = cli.usable_runs(arguments.runs)
-    evaluate = cli.load_quietly("catsdogs.stages").evaluate
+    evaluate = cli.load_quietly("catsdogs.evaluate_run").evaluate
     metrics = {run: evaluate(run, arguments.data_dir, flip=arguments.flip) for run in names}
     if arguments.json:
         kinds = ("test", "test_flip") if arguments.flip else ("test",)

@@ -7,6 +7,7 @@ Examples:
   python scripts/prepare_data.py --archive ~/Downloads/dogs-vs-cats.zip
   python scripts/prepare_data.py --folder my_pictures --train 300 --validation 100 --test 100
   python scripts/prepare_data.py --sketches --preview
+  python scripts/prepare_data.py --sketches --rabbits --train 900 --validation 450 --test 450
 """
 
 from catsdogs.cli import load_quietly, parse, run
@@ -22,6 +23,7 @@ def main():
         archive=config.archive,
         folder=config.folder,
         sketches=config.sketches,
+        rabbits=config.rabbits,
         num_pictures=sum(sizes.values()),
     ) as source:
         data_dir = config.data_dir or f"data/{source.name}"

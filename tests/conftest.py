@@ -65,6 +65,23 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def three_classes(tmp_path_factory):
+    """Prepared data set of 48, 24 and 24 pictures of three classes: mostly red, green or blue."""
+    root = tmp_path_factory.mktemp("three")
+    rng = np.random.default_rng(1)
+    for channel, label in enumerate(("apple", "leaf", "sky")):
+        (root / "source" / label).mkdir(parents=True)
+        for index in range(32):
+            coarse = rng.integers(0, 150, (6, 6, 3), dtype=np.uint8)
+            coarse[..., channel] += 100
+            image = Image.fromarray(coarse).resize((48, 48), Image.Resampling.BICUBIC)
+            image.save(root / "source" / label / f"{label}.{index}.png")
+    with open_source(root / "source") as source:
+        prepare(source, root / "data", train=48, validation=24, test=24)
+    return root / "data"
+
+
+@pytest.fixture(scope="session")
 def data_dir(pictures, tmp_path_factory):
     """Prepared data set of 64, 32 and 32 pictures."""
     folder = tmp_path_factory.mktemp("data") / "tiny"

@@ -37,7 +37,8 @@ ALLOWED = {
     "features": "files data.augment data.pipeline data.progress models weights",
     "runs": "files",
     "training": "files runs",
-    "evaluation": "",
+    "significance": "",
+    "evaluation": "significance",
     "figures": "files",
     "plots": "figures",
     "history_plot": "figures files",
@@ -47,17 +48,19 @@ ALLOWED = {
     "book": "data.splits models",
     "flops": "",
     "measure": "book data.augment data.images data.pipeline data.splits features flops fused_norm "
-    "models stages training",
+    "models saved_model training",
     "benchmark": "config data.splits files processes runs",
     "growth": "cli config data.images data.sketches data.sources data.splits figures files "
     "processes runs",
     "preview": "config data.augment data.images data.splits figures plots",
     "stage_run": "config data.images data.pipeline data.splits evaluation features figures files "
     "fused_norm history_plot runs training",
-    "stages": "config data.augment data.images data.pipeline data.splits evaluation features "
-    "figures files models plots runs stage_run",
+    "saved_model": "files",
+    "stages": "config data.augment features files models runs saved_model stage_run",
+    "evaluate_run": "data.images data.pipeline data.splits evaluation features figures files "
+    "models plots runs saved_model stage_run",
     "results_table": "",
-    "results": "config evaluation figures files frontier_plot growth ladder_plot results_table "
+    "results": "config significance figures files frontier_plot growth ladder_plot results_table "
     "runs",
     "ladder": "data.splits figures files history_plot runs",
 }
@@ -70,6 +73,7 @@ ALLOWED_KERAS = {
     "fused_norm",
     "measure",
     "models",
+    "saved_model",
     "stage_run",
     "stages",
     "training",
@@ -78,11 +82,12 @@ ALLOWED_KERAS = {
 
 MAX_LINES = 260
 LONG = {
-    "data.sketches": 430,  # one drawing, in many strokes
+    "data.sketches": 440,  # one drawing, in many strokes
     "config": 290,  # a line or two of help for every setting
     "measure": 310,  # one piece of the benchmark after the other
     "weights": 295,  # 40 lines of pinned digests
-    "data.splits": 280,  # the manifest, and what makes it
+    "data.sources": 270,  # every kind of archive
+    "data.splits": 285,  # the manifest, and what makes it
 }
 
 

@@ -9,14 +9,14 @@ from scipy import stats
 from sklearn import metrics
 
 from catsdogs.evaluation import (
-    binary_log_loss,
+    class_probabilities,
     confusion_matrix,
     evaluate_predictions,
+    log_loss,
     roc_auc,
     roc_curve,
-    summarize_seeds,
-    wilson_interval,
 )
+from catsdogs.significance import summarize_seeds, wilson_interval
 
 
 @pytest.fixture(params=range(5))
@@ -60,13 +60,24 @@ def test_confusion_matrix_agrees_with_sklearn():
 
 
 def test_log_loss_agrees_with_sklearn_and_stays_finite(predictions):
-    assert binary_log_loss(*predictions) == pytest.approx(metrics.log_loss(*predictions))
-    assert binary_log_loss([0, 1], [1.0, 0.0]) == pytest.approx(-math.log(1e-7))
+    labels, probabilities = predictions
+    found = log_loss(labels, class_probabilities(probabilities[:, None]))
+    assert found == pytest.approx(metrics.log_loss(labels, probabilities))
+    assert log_loss([0, 1], [[0.0, 1.0], [1.0, 0.0]]) == pytest.approx(-math.log(1e-7))
+
+
+def test_outputs_of_a_sigmoid_and_of_a_softmax_become_columns():
+    pair = class_probabilities(np.array([[0.25], [1.0]], np.float32))
+    assert pair.dtype == np.float64
+    np.testing.assert_array_equal(pair, [[0.75, 0.25], [0.0, 1.0]])
+    np.testing.assert_array_equal(class_probabilities([[0.2, 0.3, 0.5]]), [[0.2, 0.3, 0.5]])
 
 
 def test_evaluate_predictions(predictions):
     labels, probabilities = predictions
-    report = evaluate_predictions(labels, probabilities.astype(np.float32), ["cat", "dog"])
+    report = evaluate_predictions(
+        labels, class_probabilities(probabilities[:, None]), ["cat", "dog"]
+    )
     assert json.loads(json.dumps(report)) == report
     guesses = probabilities > 0.5
     assert report["num_images"] == 200
@@ -80,8 +91,22 @@ def test_evaluate_predictions(predictions):
     assert list(report["per_class_accuracy"].values()) == pytest.approx(recalls.tolist())
 
 
+def test_evaluate_predictions_of_four_classes():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 4, 300)
+    probabilities = rng.random((300, 4)) + 0.8 * np.eye(4)[labels]
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    report = evaluate_predictions(labels, probabilities, list("abcd"))
+    assert report["accuracy"] == metrics.accuracy_score(labels, probabilities.argmax(axis=1))
+    assert report["loss"] == pytest.approx(metrics.log_loss(labels, probabilities))
+    expected = metrics.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro")
+    assert report["roc_auc"] == pytest.approx(expected)
+    matrix = metrics.confusion_matrix(labels, probabilities.argmax(axis=1))
+    assert report["confusion_matrix"] == matrix.tolist()
+
+
 def test_evaluate_predictions_of_one_class_only():
-    report = evaluate_predictions([1, 1], [0.9, 0.2], ["cat", "dog"])
+    report = evaluate_predictions([1, 1], [[0.1, 0.9], [0.8, 0.2]], ["cat", "dog"])
     assert report["roc_auc"] is None
     assert report["per_class_accuracy"] == {"cat": None, "dog": 0.5}
     assert report["confusion_matrix"] == [[0, 0], [1, 1]]
@@ -110,10 +135,13 @@ def test_summarize_seeds():
         (lambda: roc_auc([0, 2], [0.2, 0.3]), r"integers in \[0, 2\).*2"),
         (lambda: confusion_matrix([0, 1], [0, 5], 3), "predictions containing 5"),
         (lambda: confusion_matrix([0, 0.5], [0, 1]), "labels containing 0.5"),
-        (lambda: binary_log_loss([0, 1], [0.5]), r"labels.shape=\(2,\), scores.shape=\(1,\)"),
-        (lambda: binary_log_loss([], []), "num_images >= 1"),
-        (lambda: binary_log_loss([0, 1], [0.5, 1.5]), r"probabilities in \[0, 1\].*1.5"),
-        (lambda: evaluate_predictions([0], [0.5], ["cat"]), "two class names"),
+        (lambda: roc_curve([0, 1], [0.5]), r"labels.shape=\(2,\), scores.shape=\(1,\)"),
+        (lambda: log_loss([], np.zeros((0, 2))), "num_images >= 1"),
+        (lambda: log_loss([0, 1], [0.5, 0.5]), r"\(num_images, num_classes\)"),
+        (lambda: log_loss([0, 1], [[0.5, 0.5], [-0.5, 1.5]]), r"probabilities in \[0, 1\].*-0.5"),
+        (lambda: log_loss([0, 2], [[0.5, 0.5]] * 2), r"integers in \[0, 2\).*2"),
+        (lambda: evaluate_predictions([0], [[1.0]], ["cat"]), "two class names"),
+        (lambda: evaluate_predictions([0], [[0.5, 0.5]], list("abc")), "column of probabilities"),
         (lambda: summarize_seeds([], 10), "values=\\[\\]"),
         (lambda: summarize_seeds([98.6], 1000), "98.6"),
     ],

@@ -5,7 +5,13 @@ import pytest
 import tensorflow as tf
 
 from catsdogs.data.augment import augment, view_random
-from catsdogs.data.pipeline import evaluation_batches, feature_batches, image_batches, image_view
+from catsdogs.data.pipeline import (
+    encode_labels,
+    evaluation_batches,
+    feature_batches,
+    image_batches,
+    image_view,
+)
 
 NUM, SIDE = 22, 8
 # Image i is filled with 10 i, so a pixel tells the index; the label of image i is i % 2.
@@ -13,6 +19,7 @@ IMAGES = (np.arange(NUM, dtype=np.uint8) * 10)[:, None, None, None] * np.ones(
     (1, SIDE, SIDE, 3), np.uint8
 )
 LABELS = np.arange(NUM, dtype=np.int32) % 2
+TARGETS = encode_labels(LABELS, 2)
 NOISE = np.random.default_rng(0).integers(0, 256, (NUM, SIDE, SIDE, 3), dtype=np.uint8)
 
 
@@ -25,8 +32,15 @@ def indices(batches):
     return [int(image[0, 0, 0] / 10) for images, _ in batches for image in images]
 
 
+def test_targets():
+    two, three = encode_labels([0, 1, 1], 2), encode_labels([2, 0, 1], 3)
+    assert two.dtype == three.dtype == np.float32
+    np.testing.assert_array_equal(two, [[0], [1], [1]])
+    np.testing.assert_array_equal(three, [[0, 0, 1], [1, 0, 0], [0, 1, 0]])
+
+
 def test_every_image_once_an_epoch_in_a_new_order():
-    batches = collect(image_batches(IMAGES, LABELS, batch_size=5, epochs=3, seed=0))
+    batches = collect(image_batches(IMAGES, TARGETS, batch_size=5, epochs=3, seed=0))
     assert [len(images) for images, _ in batches] == [5, 5, 5, 5, 2] * 3
     epochs = [indices(batches[start : start + 5]) for start in (0, 5, 10)]
     assert all(sorted(epoch) == list(range(NUM)) for epoch in epochs)
@@ -37,7 +51,7 @@ def test_every_image_once_an_epoch_in_a_new_order():
 @pytest.mark.parametrize("workers", [1, 5])
 def test_the_number_of_workers_changes_nothing(workers):
     dataset = image_batches(
-        NOISE, LABELS, batch_size=3, epochs=3, seed=1, augmentation="strong", crop_sizes=[6] * 3
+        NOISE, TARGETS, batch_size=3, epochs=3, seed=1, augmentation="strong", crop_sizes=[6] * 3
     )
     options = tf.data.Options()
     options.threading.private_threadpool_size = workers
@@ -48,7 +62,7 @@ def test_the_number_of_workers_changes_nothing(workers):
 
 
 def test_types_shapes_and_labels():
-    dataset = image_batches(IMAGES, LABELS, batch_size=4, epochs=1, seed=3)
+    dataset = image_batches(IMAGES, TARGETS, batch_size=4, epochs=1, seed=3)
     assert dataset.element_spec[0].shape.as_list() == [None, SIDE, SIDE, 3]
     for images, labels in collect(dataset):
         assert images.dtype == labels.dtype == np.float32
@@ -61,7 +75,7 @@ def test_seed_and_epoch_decide_everything(augmentation):
     def run(seed=7, first=0, last=4):
         return collect(
             image_batches(
-                NOISE, LABELS, batch_size=6, epochs=last, seed=seed, initial_epoch=first,
+                NOISE, TARGETS, batch_size=6, epochs=last, seed=seed, initial_epoch=first,
                 augmentation=augmentation, crop_sizes=[6, 6, 7, 7], mixup_share=0.5,
             )
         )  # fmt: skip
@@ -82,7 +96,7 @@ def test_seed_and_epoch_decide_everything(augmentation):
 def test_augmented_images_do_not_depend_on_the_batch_size(augmentation):
     def images_of(batch_size):
         dataset = image_batches(
-            NOISE, LABELS, batch_size=batch_size, epochs=2, seed=1, augmentation=augmentation,
+            NOISE, TARGETS, batch_size=batch_size, epochs=2, seed=1, augmentation=augmentation,
             crop_sizes=[6, 6], mixup_share=0.5,
         )  # fmt: skip
         return np.concatenate([images for images, _ in collect(dataset)])
@@ -97,7 +111,7 @@ def test_augmented_images_do_not_depend_on_the_batch_size(augmentation):
 
 def test_crops_grow_from_epoch_to_epoch():
     dataset = image_batches(
-        NOISE, LABELS, batch_size=11, epochs=3, seed=0, augmentation="strong", crop_sizes=[5, 5, 7]
+        NOISE, TARGETS, batch_size=11, epochs=3, seed=0, augmentation="strong", crop_sizes=[5, 5, 7]
     )
     assert dataset.element_spec[0].shape.as_list() == [None, None, None, 3]
     assert [images.shape for images, _ in dataset] == [(11, 5, 5, 3)] * 4 + [(11, 7, 7, 3)] * 2
@@ -105,9 +119,9 @@ def test_crops_grow_from_epoch_to_epoch():
 
 @pytest.mark.parametrize("batch_size", [4, NUM])
 def test_blends_with_the_next_image_of_the_epoch(batch_size):
-    plain = collect(image_batches(IMAGES, LABELS, batch_size=NUM, epochs=1, seed=5))[0]
+    plain = collect(image_batches(IMAGES, TARGETS, batch_size=NUM, epochs=1, seed=5))[0]
     blended = collect(
-        image_batches(IMAGES, LABELS, batch_size=batch_size, epochs=1, seed=5, mixup_share=0.5)
+        image_batches(IMAGES, TARGETS, batch_size=batch_size, epochs=1, seed=5, mixup_share=0.5)
     )
     images, targets = (np.concatenate(parts) for parts in zip(*blended, strict=True))
     values, expected = images[:, 0, 0, 0], plain[0][:, 0, 0, 0]
@@ -122,7 +136,7 @@ def test_blends_with_the_next_image_of_the_epoch(batch_size):
 
 
 def test_evaluation_is_in_order_and_as_it_is():
-    batches = collect(evaluation_batches(NOISE, LABELS, batch_size=8))
+    batches = collect(evaluation_batches(NOISE, TARGETS, batch_size=8))
     assert [len(images) for images, _ in batches] == [8, 8, 6]
     np.testing.assert_array_equal(np.concatenate([images for images, _ in batches]), NOISE)
     np.testing.assert_array_equal(np.concatenate([y for _, y in batches])[:, 0], LABELS)
@@ -132,11 +146,11 @@ def test_evaluation_is_in_order_and_as_it_is():
 def test_memory_maps_are_read_row_by_row(tmp_path):
     np.save(tmp_path / "images.npy", NOISE)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
-    (images, _), *_ = collect(evaluation_batches(mapped, LABELS, batch_size=5))
+    (images, _), *_ = collect(evaluation_batches(mapped, TARGETS, batch_size=5))
     np.testing.assert_array_equal(images, NOISE[:5])
-    (images, _), *_ = collect(image_batches(mapped, LABELS, batch_size=5, epochs=1, seed=0))
+    (images, _), *_ = collect(image_batches(mapped, TARGETS, batch_size=5, epochs=1, seed=0))
     assert images.shape == (5, SIDE, SIDE, 3)
-    (rows, _), *_ = collect(evaluation_batches(mapped[::2], LABELS[::2], batch_size=3))
+    (rows, _), *_ = collect(evaluation_batches(mapped[::2], TARGETS[::2], batch_size=3))
     np.testing.assert_array_equal(rows, NOISE[[0, 2, 4]])
 
 
@@ -148,7 +162,7 @@ def test_every_view_of_every_image_equally_often(num_views):
         for view in range(num_views)
     ]
     epochs = 2 * num_views
-    batches = collect(feature_batches(views, LABELS, batch_size=5, epochs=epochs, seed=0))
+    batches = collect(feature_batches(views, TARGETS, batch_size=5, epochs=epochs, seed=0))
     rows = np.concatenate([features for features, _ in batches])
     assert rows.dtype == np.float32 and rows.shape == (epochs * NUM, 2)
     np.testing.assert_array_equal(np.concatenate([y for _, y in batches])[:, 0], rows[:, 0] % 2)
@@ -160,7 +174,7 @@ def test_every_view_of_every_image_equally_often(num_views):
     assert counts.tolist() == [2] * (NUM * num_views)
 
     rest = collect(
-        feature_batches(views, LABELS, batch_size=5, epochs=epochs, seed=0, initial_epoch=1)
+        feature_batches(views, TARGETS, batch_size=5, epochs=epochs, seed=0, initial_epoch=1)
     )
     np.testing.assert_array_equal(np.concatenate([f for f, _ in rest]), rows[NUM:])
 

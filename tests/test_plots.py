@@ -8,12 +8,13 @@ import PIL.Image
 import pytest
 from matplotlib.colors import to_hex
 
-from catsdogs.evaluation import roc_auc, roc_curve, summarize_seeds
+from catsdogs.evaluation import roc_auc, roc_curve
 from catsdogs.figures import save_figure, show_figure
 from catsdogs.files import InputError
 from catsdogs.history_plot import plot_history, smooth
 from catsdogs.ladder_plot import plot_results
 from catsdogs.plots import plot_confusion_matrix, plot_image_grid, plot_roc
+from catsdogs.significance import summarize_seeds
 
 
 def make_history(num_epochs, seed=0):

@@ -7,8 +7,8 @@ import pytest
 from conftest import ROOT
 
 from catsdogs import config, results
-from catsdogs.evaluation import wilson_interval
 from catsdogs.files import InputError
+from catsdogs.significance import wilson_interval
 
 README = "# Title\n\n<!-- results table: begin -->\nold\n<!-- results table: end -->\n\nMore.\n"
 KEYS = {

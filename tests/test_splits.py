@@ -445,7 +445,7 @@ def test_script_on_a_truncated_archive(tmp_path):
 def test_sketches_are_drawn_only_when_needed(tmp_path, monkeypatch):
     from catsdogs.data import sketches
 
-    def draw(folder, *, per_class, seed):
+    def draw(folder, *, per_class, seed, animals):
         files = pets(cats=range(seed, seed + per_class))
         write(folder, files)
 

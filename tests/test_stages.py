@@ -11,13 +11,14 @@ import keras
 import numpy as np
 import pytest
 
-from catsdogs import models, runs, stage_run, stages, training
+from catsdogs import cli, evaluate_run, models, runs, stage_run, stages, training
 from catsdogs.config import FeatureExtractConfig, FinetuneConfig, ScratchConfig
 from catsdogs.data.images import load_split
 from catsdogs.data.sources import open_source
 from catsdogs.data.splits import load_manifest, prepare
-from catsdogs.evaluation import evaluate_predictions
+from catsdogs.evaluation import class_probabilities, evaluate_predictions
 from catsdogs.files import InputError
+from catsdogs.saved_model import load_model
 
 # The book's convnet is compiled in a third of the residual one's time; the rest is as in `best`.
 SCRATCH = ScratchConfig(
@@ -41,8 +42,8 @@ def recomputed_validation(run_dir, data_dir):
     _, metrics = runs.load_run(run_dir)
     manifest = load_manifest(data_dir)
     images, labels = load_split(data_dir, manifest, "validation", metrics["image_size"])
-    model = stages.load_model(run_dir)
-    probabilities = model.predict(images.astype(np.float32), verbose=0)[:, 0]
+    model = load_model(run_dir)
+    probabilities = class_probabilities(model.predict(images.astype(np.float32), verbose=0))
     return evaluate_predictions(labels, probabilities, manifest.classes)
 
 
@@ -57,7 +58,7 @@ def opened():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage_run, "load_split", record)
-        patch.setattr(stages, "load_split", record)
+        patch.setattr(evaluate_run, "load_split", record)
         yield seen
 
 
@@ -65,9 +66,9 @@ def flipped_loss(run_dir, data_dir):
     """Test loss of the mean of both mirror images, worked out the plain way."""
     _, metrics = runs.load_run(run_dir)
     images, labels = load_split(data_dir, load_manifest(data_dir), "test", metrics["image_size"])
-    model = stages.load_model(run_dir)
+    model = load_model(run_dir)
     both = [model.predict(np.array(x, np.float32), verbose=0) for x in (images, images[:, :, ::-1])]
-    probabilities = np.mean(both, axis=0)[:, 0]
+    probabilities = class_probabilities(np.mean(both, axis=0))
     return evaluate_predictions(labels, probabilities, metrics["classes"])["loss"]
 
 
@@ -130,7 +131,7 @@ def test_fine_tuning_makes_its_start_and_trains_block5_alone(start_run, tuned_ru
     config, metrics = runs.load_run(start_run)
     assert config["stage"] == "feature_extract" and config["variant"] == "cached"
     assert files_in(start_run) == FINISHED and metrics["num_trainable"] < 200_000
-    before, after = stages.load_model(start_run), stages.load_model(tuned_run[0])
+    before, after = load_model(start_run), load_model(tuned_run[0])
     for old, new in zip(before.weights, after.weights, strict=True):
         if "block" in old.path:
             same = old.numpy().tobytes() == new.numpy().tobytes()
@@ -173,7 +174,7 @@ def test_stopped_stage_goes_on_to_the_same_end(scratch_run, data_dir, tmp_path, 
     assert files_in(run_dir) == FINISHED
     assert metrics["cold"] and metrics["wall_seconds"] > earlier > 0.1  # both parts count
     assert (run_dir / "history.csv").read_text() == (straight / "history.csv").read_text()
-    weights = [stages.load_model(folder).get_weights() for folder in (run_dir, straight)]
+    weights = [load_model(folder).get_weights() for folder in (run_dir, straight)]
     for resumed, expected in zip(*weights, strict=True):
         np.testing.assert_array_equal(resumed, expected)
 
@@ -224,7 +225,7 @@ def test_augmented_features_use_every_view(data_dir, vgg16_weights, tmp_path):
 def test_evaluate_measures_the_test_split(run, request, data_dir, tmp_path):
     finished, _ = request.getfixturevalue(run)
     run_dir = shutil.copytree(finished, tmp_path / "run")
-    metrics = stages.evaluate(run_dir)
+    metrics = evaluate_run.evaluate(run_dir)
     assert files_in(run_dir) == EVALUATED
     assert json.loads((run_dir / "metrics.json").read_text()) == metrics
     assert metrics["test"]["num_images"] == 32 and "validation" in metrics
@@ -234,13 +235,53 @@ def test_evaluate_measures_the_test_split(run, request, data_dir, tmp_path):
     names = [file.name for file in load_manifest(data_dir).split("test")]
     assert [row["file"] for row in rows] == names
     assert all(f"/{row['label']}/" in row["file"] for row in rows)
-    right = [(float(row["probability_of_dog"]) > 0.5) == (row["label"] == "dog") for row in rows]
+    right = [row["prediction"] == row["label"] for row in rows]
     assert np.mean(right) == metrics["test"]["accuracy"]
+    for row in rows:
+        cat, dog = float(row["probability_of_cat"]), float(row["probability_of_dog"])
+        assert cat + dog == pytest.approx(1, abs=2e-6)
+        assert row["prediction"] == ("dog" if dog > 0.5 else "cat")
     assert "test_flip" not in metrics
-    both = stages.evaluate(run_dir, data_dir, flip=True)
+    both = evaluate_run.evaluate(run_dir, data_dir, flip=True)
     assert both["test"] == metrics["test"]
     assert both["test_flip"]["num_images"] == 32
     assert both["test_flip"]["loss"] == pytest.approx(flipped_loss(run_dir, data_dir), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dataclasses.replace(SCRATCH, augmentation="strong", mixup=0.5, epochs=12),
+        dataclasses.replace(EXTRACT, epochs=20),
+    ],
+    ids=["scratch", "features"],
+)
+def test_three_classes(settings, three_classes, vgg16_weights, tmp_path, capsys):
+    train = stages.train_scratch if settings.__class__ is ScratchConfig else None
+    run_dir, metrics = (train or stages.train_feature_extract)(
+        settings, three_classes, tmp_path / "run"
+    )
+    assert metrics["classes"] == ["apple", "leaf", "sky"]
+    model = load_model(run_dir)
+    assert model.output.shape == (None, 3)
+    recomputed = recomputed_validation(run_dir, three_classes)
+    assert metrics["validation"]["confusion_matrix"] == recomputed["confusion_matrix"]
+    assert metrics["validation"]["loss"] == pytest.approx(recomputed["loss"], rel=1e-3)
+    test = evaluate_run.evaluate(run_dir, flip=True)["test"]
+    assert test["accuracy"] > 0.7 and test["roc_auc"] > 0.85
+    assert np.shape(test["confusion_matrix"]) == (3, 3)
+    with open(run_dir / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[3:] == [f"probability_of_{name}" for name in metrics["classes"]]
+    cli.print_evaluation({run_dir: evaluate_run.evaluate(run_dir)})
+    assert "pictures taken for" in capsys.readouterr().out
+    if not train:
+        tuned, metrics = stages.finetune(
+            dataclasses.replace(TUNE, start=str(run_dir), smoke=False), three_classes,
+            tmp_path / "tuned",
+        )  # fmt: skip
+        assert metrics["validation"]["accuracy"] > 0.7
+        assert evaluate_run.evaluate(tuned)["test"]["accuracy"] > 0.7
 
 
 def test_evaluate_refuses_other_data(scratch_run, pictures, tmp_path):
@@ -248,9 +289,9 @@ def test_evaluate_refuses_other_data(scratch_run, pictures, tmp_path):
     with open_source(pictures) as source:
         prepare(source, tmp_path / "other", train=60, validation=30, test=30)
     with pytest.raises(InputError, match="training pictures might be in its test split"):
-        stages.evaluate(run_dir, tmp_path / "other")
+        evaluate_run.evaluate(run_dir, tmp_path / "other")
     with pytest.raises(InputError, match=r"found no manifest\.json"):
-        stages.evaluate(run_dir, tmp_path / "absent")
+        evaluate_run.evaluate(run_dir, tmp_path / "absent")
     assert files_in(run_dir) == FINISHED
 
 
@@ -265,7 +306,7 @@ def test_broken_model_is_an_error(scratch_run, tmp_path, damage):
         half = bytes(content[: len(content) // 2])
         path.write_bytes({"empty": b"", "truncated": half, "text": b"hello"}.get(damage, content))
     with pytest.raises(InputError, match=r"Expected a .*model at .*model\.keras") as caught:
-        stages.load_model(path.parent)
+        load_model(path.parent)
     assert "\n" not in str(caught.value)
 
 
@@ -300,15 +341,7 @@ def test_weights_with_one_byte_changed(data_dir, vgg16_weights, tmp_path):
     assert files_in(tmp_path / "run") == {"config.json", "environment.json"}
 
 
-def test_three_classes_and_the_test_split_are_refused(data_dir, pictures, tmp_path):
-    with open_source(pictures) as source:
-        prepare(source, tmp_path / "two", train=4, validation=2, test=2)
-    manifest = json.loads((tmp_path / "two" / "manifest.json").read_text())
-    manifest["classes"].append("cow")
-    (tmp_path / "two" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"two classes, received .* with 3: cat, dog, cow"):
-        stages.train_scratch(SCRATCH, tmp_path / "two", tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_a_training_stage_cannot_open_the_test_split(data_dir, tmp_path):
     stage = stage_run.StageRun("scratch", SCRATCH, "none", data_dir, tmp_path / "run", False)
     with pytest.raises(ValueError, match="split='test'"):
         stage.load("test", 32)

@@ -10,13 +10,14 @@ import pytest
 import tensorflow as tf
 
 from catsdogs import runs, training
-from catsdogs.data.pipeline import evaluation_batches, image_batches
+from catsdogs.data.pipeline import encode_labels, evaluation_batches, image_batches
 from catsdogs.files import InputError
 
 SIDE, NUM, BATCH, EPOCHS = 12, 24, 8, 4
 STEPS = NUM // BATCH
 RNG = np.random.default_rng(0)
 LABELS = np.arange(NUM) % 2
+TARGETS = encode_labels(LABELS, 2)
 IMAGES = (RNG.integers(0, 200, (NUM, SIDE, SIDE, 3)) + 55 * LABELS[:, None, None, None]).astype(
     np.uint8
 )
@@ -46,7 +47,7 @@ def build(optimizer="adamw", learning_rate=0.01):
 def fit(model, run_dir, stop_in_epoch=None, images=IMAGES):
     """Trains; `stop_in_epoch` breaks off after the first batch of that epoch (from 1)."""
     batches = image_batches(
-        images, LABELS, batch_size=BATCH, epochs=EPOCHS, seed=0, augmentation="strong",
+        images, TARGETS, batch_size=BATCH, epochs=EPOCHS, seed=0, augmentation="strong",
         crop_sizes=[10] * 6, initial_epoch=training.completed_epochs(run_dir),
     )  # fmt: skip
     if stop_in_epoch:
@@ -63,7 +64,7 @@ def fit(model, run_dir, stop_in_epoch=None, images=IMAGES):
     return training.fit(
         model,
         batches,
-        evaluation_batches(images, LABELS, batch_size=BATCH),
+        evaluation_batches(images, TARGETS, batch_size=BATCH),
         epochs=EPOCHS,
         steps_per_epoch=STEPS,
         run_dir=run_dir,
@@ -122,7 +123,7 @@ def test_finished_training_is_not_repeated(straight):
 def test_best_epoch_is_what_is_left(straight):
     model, history, run_dir = straight
     found = model.evaluate(
-        evaluation_batches(IMAGES, LABELS, batch_size=BATCH), verbose=0, return_dict=True
+        evaluation_batches(IMAGES, TARGETS, batch_size=BATCH), verbose=0, return_dict=True
     )
     assert found["cross_entropy"] == pytest.approx(min(history["val_loss"]), rel=1e-5)
     assert sorted(path.name for path in (run_dir / "state").iterdir()) == [
@@ -147,7 +148,7 @@ def test_of_equal_epochs_the_first_is_kept(tmp_path):
 def test_losses_are_plain_cross_entropy(straight):
     model, history, _ = straight
     assert list(history) == ["loss", "accuracy", "val_loss", "val_accuracy"]
-    batches = evaluation_batches(IMAGES, LABELS, batch_size=BATCH)
+    batches = evaluation_batches(IMAGES, TARGETS, batch_size=BATCH)
     probabilities = model.predict(batches, verbose=0)[:, 0].astype(np.float64)
     plain = -np.log(np.where(LABELS == 1, probabilities, 1 - probabilities)).mean()
     assert min(history["val_loss"]) == pytest.approx(plain, rel=1e-4)

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 # What a user can mend: a full or read-only disk, a missing permission, a path that leads nowhere.
+_SHOWN_MISTAKES = 6  # kinds of them, a run
 _USERS_ERRNO = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
     errno.EBUSY, errno.EXDEV, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
@@ -219,12 +220,14 @@ def print_evaluation(metrics):
                     f"{test['loss']:>6.3f}  {test['roc_auc']:>7.4f}{drawings}"
                 )
     for run, found in metrics.items():
-        (cats, cats_wrong), (dogs_wrong, dogs) = found["test"]["confusion_matrix"]
-        first, second = found["classes"]
-        print(
-            f"{run}: {cats_wrong} of {cats + cats_wrong} {first} pictures taken for {second}, "
-            f"{dogs_wrong} of {dogs + dogs_wrong} {second} pictures taken for {first}"
-        )
+        mistakes = [
+            (count, f"{count} of {sum(row)} {true} pictures taken for {predicted}")
+            for true, row in zip(found["classes"], found["test"]["confusion_matrix"], strict=True)
+            for predicted, count in zip(found["classes"], row, strict=True)
+            if predicted != true
+        ]
+        mistakes.sort(key=lambda mistake: -mistake[0])
+        print(f"{run}: {', '.join(text for _, text in mistakes[:_SHOWN_MISTAKES])}")
 
 
 def usable_runs(run_dirs):

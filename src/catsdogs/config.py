@@ -37,6 +37,8 @@ class PrepareConfig:
     """Folder of pictures with one sub-folder a class."""
     sketches: bool = False
     """Draw cats and dogs instead of using photographs; needs no network."""
+    rabbits: bool = False
+    """With --sketches: draw rabbits too, a third class."""
     train: int = 2000
     """Pictures to train on, all classes together."""
     validation: int = 1000

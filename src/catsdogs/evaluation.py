@@ -1,54 +1,19 @@
-"""How good are the predictions, and how sure is that? Numpy only; knows nothing of models."""
+"""How good are the predictions? Numpy only; knows nothing of models."""
 
-import math
 import statistics
 
 import numpy as np
 
+from catsdogs.significance import wilson_interval
+
 __all__ = [
-    "binary_log_loss",
+    "class_probabilities",
     "confusion_matrix",
     "evaluate_predictions",
+    "log_loss",
     "roc_auc",
     "roc_curve",
-    "summarize_seeds",
-    "wilson_interval",
 ]
-
-
-def wilson_interval(successes, total, confidence=0.95):
-    """Confidence interval of a proportion, by Wilson's score.
-
-    Near 100 % the usual p ± 1.96 s reaches past 1 and covers too rarely; this one does neither.
-
-    Args:
-        successes: Number of successes in [0, `total`]; may be fractional (a mean over seeds).
-        total: Number of trials, at least 1.
-        confidence: Coverage, in (0, 1).
-
-    Returns:
-        `(low, high)`, floats in [0, 1].
-
-    Raises:
-        ValueError: If an argument is out of its range.
-
-    Reference:
-        Wilson, [Probable inference, the law of succession, and statistical
-        inference](https://doi.org/10.1080/01621459.1927.10502953), 1927.
-    """
-    if not (total >= 1 and 0 <= successes <= total and 0 < confidence < 1):
-        raise ValueError(
-            "Expected 0 <= successes <= total, total >= 1 and 0 < confidence < 1. "
-            f"Received: successes={successes}, total={total}, confidence={confidence}"
-        )
-    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
-    rate = successes / total
-    centre = rate + z * z / (2 * total)
-    margin = z * math.sqrt(rate * (1 - rate) / total + (z / (2 * total)) ** 2)
-    scale = 1 + z * z / total
-    low, high = (centre - margin) / scale, (centre + margin) / scale
-    # The interval holds the rate; rounding alone would miss an exact 0 or 1 by 1e-17.
-    return max(0.0, min(low, rate)), min(1.0, max(high, rate))
 
 
 def roc_curve(labels, scores):
@@ -123,21 +88,35 @@ def confusion_matrix(labels, predictions, num_classes=2):
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def binary_log_loss(labels, probabilities):
-    """Mean binary cross-entropy in nats, clipped as Keras does so that it matches `val_loss`.
+def class_probabilities(outputs):
+    """What a classifier returns as one column a class.
 
     Args:
-        labels: int `(num_images,)`, 0 or 1.
-        probabilities: float `(num_images,)` in [0, 1], of class 1.
+        outputs: float (num_images, 1), the probability of class 1 of two, or (num_images,
+            num_classes).
+
+    Returns:
+        float64 (num_images, num_classes) in [0, 1]; rows sum to one up to rounding.
+    """
+    outputs = np.asarray(outputs, dtype=np.float64)
+    return np.concatenate([1 - outputs, outputs], axis=1) if outputs.shape[1] == 1 else outputs
+
+
+def log_loss(labels, probabilities):
+    """Mean cross-entropy in nats, clipped as Keras does so that it matches `val_loss`.
+
+    Args:
+        labels: int `(num_images,)` in [0, `num_classes`).
+        probabilities: float `(num_images, num_classes)` in [0, 1].
 
     Returns:
         float, 0 or greater; a coin flip has log 2 = 0.693.
 
     Raises:
-        ValueError: If the shapes differ, a label is not 0 or 1, or a probability is out of range.
+        ValueError: If the shapes differ, or a label or a probability is out of range.
     """
-    labels, probabilities = _checked(labels, probabilities, probabilities=True)
-    of_truth = np.where(labels == 1, probabilities, 1 - probabilities)
+    labels, probabilities = _checked_probabilities(labels, probabilities)
+    of_truth = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(np.clip(of_truth, 1e-7, 1 - 1e-7)).mean())
 
 
@@ -145,32 +124,43 @@ def evaluate_predictions(labels, probabilities, class_names):
     """Everything `metrics.json` says about one set of predictions.
 
     Args:
-        labels: int `(num_images,)`, 0 or 1.
-        probabilities: float `(num_images,)` in [0, 1], of class 1; above 0.5 predicts class 1.
-        class_names: The names of class 0 and class 1.
+        labels: int `(num_images,)` in [0, `num_classes`).
+        probabilities: float `(num_images, num_classes)` in [0, 1]; the greatest is predicted, of
+            equal ones the first.
+        class_names: `num_classes` names, two or more.
 
     Returns:
         `dict`, ready for JSON: `num_images`, `loss` (nats), `accuracy` (fraction),
-        `accuracy_interval95` ([low, high], Wilson), `roc_auc`, `class_names`, `confusion_matrix`
-        (list of rows, row = true class, column = predicted), `per_class_accuracy` (by name).
-        `roc_auc` and the accuracy of a class without images are `None`.
+        `accuracy_interval95` ([low, high], Wilson), `roc_auc` (of class 1 of two, else the mean
+        over the classes, each against all others), `class_names`, `confusion_matrix` (list of
+        rows, row = true class, column = predicted), `per_class_accuracy` (by name). `roc_auc` and
+        the accuracy of a class without images are `None`.
 
     Raises:
-        ValueError: As `binary_log_loss`, or if there are not two class names.
+        ValueError: As `log_loss`, or if the columns are not one a class name.
     """
     class_names = list(class_names)
-    if len(class_names) != 2:
-        raise ValueError(f"Expected two class names. Received: class_names={class_names}")
-    labels, probabilities = _checked(labels, probabilities, probabilities=True)
-    matrix = confusion_matrix(labels, probabilities > 0.5)
+    labels, probabilities = _checked_probabilities(labels, probabilities)
+    num_classes = len(class_names)
+    if num_classes < 2 or probabilities.shape[1] != num_classes:
+        raise ValueError(
+            "Expected two class names or more and a column of probabilities for each. "
+            f"Received: class_names={class_names}, probabilities.shape={probabilities.shape}"
+        )
+    matrix = confusion_matrix(labels, probabilities.argmax(axis=1), num_classes)
     correct, counts = matrix.diagonal(), matrix.sum(axis=1)
     total = len(labels)
+    areas = [
+        roc_auc(labels == index, probabilities[:, index])
+        for index in ((1,) if num_classes == 2 else range(num_classes))
+        if counts.all()
+    ]
     return {
         "num_images": total,
-        "loss": binary_log_loss(labels, probabilities),
+        "loss": log_loss(labels, probabilities),
         "accuracy": int(correct.sum()) / total,
         "accuracy_interval95": list(wilson_interval(int(correct.sum()), total)),
-        "roc_auc": roc_auc(labels, probabilities) if counts.all() else None,
+        "roc_auc": statistics.fmean(areas) if areas else None,
         "class_names": class_names,
         "confusion_matrix": matrix.tolist(),
         "per_class_accuracy": {
@@ -180,48 +170,35 @@ def evaluate_predictions(labels, probabilities, class_names):
     }
 
 
-def summarize_seeds(values, num_images):
-    """Mean accuracy of several seeds, with what it is uncertain by.
-
-    All seeds are tested on the same images, so more seeds do not make the test set larger: the
-    interval is Wilson's for the mean accuracy on `num_images`, not on seeds times images. How much
-    the seed matters is `std`, beside it.
-
-    Args:
-        values: Test accuracy of each seed, fractions in [0, 1]; at least one.
-        num_images: Number of test images that each was measured on.
-
-    Returns:
-        `dict`, ready for JSON: `mean`, `std` (of the sample, ddof 1; `None` for a single seed,
-        which says nothing of the spread), `values`, `interval95` ([low, high]).
-
-    Raises:
-        ValueError: If there are no values, or one is out of range.
-    """
-    values = [float(value) for value in values]
-    if not values or not all(0 <= value <= 1 for value in values):
-        raise ValueError(f"Expected accuracies in [0, 1]. Received: values={values}")
-    mean = statistics.fmean(values)
-    return {
-        "mean": mean,
-        "std": statistics.stdev(values) if len(values) > 1 else None,
-        "values": values,
-        "interval95": list(wilson_interval(mean * num_images, num_images)),
-    }
-
-
-def _checked(labels, scores, probabilities=False):
+def _checked(labels, scores):
     """Labels as int64 and scores as float64, once they are known to be sound."""
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     _check_shapes(labels, scores, "scores")
     _check_classes("labels", labels, 2)
-    low, high = (0, 1) if probabilities else (-np.finfo(np.float64).max, np.finfo(np.float64).max)
-    # Not (scores < low), because NaN must fail too.
-    wrong = scores[~((scores >= low) & (scores <= high))]
+    wrong = scores[~np.isfinite(scores)]
     if wrong.size:
-        expected = "probabilities in [0, 1]" if probabilities else "finite scores"
-        raise ValueError(f"Expected {expected}. Received: {wrong[0]}, and {wrong.size} such in all")
+        raise ValueError(
+            f"Expected finite scores. Received: {wrong[0]}, and {wrong.size} such in all"
+        )
     return labels.astype(np.int64), scores
+
+
+def _checked_probabilities(labels, probabilities):
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    if probabilities.ndim != 2:
+        raise ValueError(
+            "Expected probabilities of shape (num_images, num_classes). "
+            f"Received: probabilities.shape={probabilities.shape}"
+        )
+    _check_shapes(labels, probabilities[:, 0], "probabilities[:, 0]")
+    _check_classes("labels", labels, probabilities.shape[1])
+    # Not (value < 0), because NaN must fail too.
+    wrong = probabilities[~((probabilities >= 0) & (probabilities <= 1))]
+    if wrong.size:
+        raise ValueError(
+            f"Expected probabilities in [0, 1]. Received: {wrong[0]}, and {wrong.size} such in all"
+        )
+    return labels.astype(np.int64), probabilities
 
 
 def _check_shapes(labels, others, name):

@@ -21,12 +21,12 @@ from catsdogs import models, training
 from catsdogs.book import time_book
 from catsdogs.data.augment import NUM_RANDOM, augment
 from catsdogs.data.images import decode_image, load_split
-from catsdogs.data.pipeline import image_batches
+from catsdogs.data.pipeline import encode_labels, image_batches
 from catsdogs.data.splits import load_manifest
 from catsdogs.features import CUT, FeatureStore
 from catsdogs.flops import convolve, count_flops, flops_of, possible_gflops
 from catsdogs.fused_norm import training_copy
-from catsdogs.stages import load_model
+from catsdogs.saved_model import load_model
 
 __all__ = [
     "measure_augmentation",
@@ -162,14 +162,17 @@ def measure_training(data_dir, image_size, crop_size, mixup, batch_size, steps):
     """
     training.choose_precision()
     possible = possible_gflops()
-    images, labels = load_split(data_dir, load_manifest(data_dir), "train", image_size)
-    convnet = models.build_residual_convnet()
+    manifest = load_manifest(data_dir)
+    images, labels = load_split(data_dir, manifest, "train", image_size)
+    num_classes = len(manifest.classes)
+    targets = encode_labels(labels, num_classes)
+    convnet = models.build_residual_convnet(num_classes=num_classes)
     model = training_copy(convnet)
     training.compile_classifier(model, training.build_optimizer("adamw", 1e-3, num_steps=steps))
     model.optimizer.build(model.trainable_variables)
     epochs = math.ceil((steps + 5) / (len(labels) // batch_size))
     batches = image_batches(
-        images, labels, batch_size=batch_size, epochs=epochs, seed=0, augmentation="strong",
+        images, targets, batch_size=batch_size, epochs=epochs, seed=0, augmentation="strong",
         crop_sizes=[crop_size] * epochs, mixup_share=mixup,
     )  # fmt: skip
     # An epoch's smaller last batch would be compiled for in the midst of it.

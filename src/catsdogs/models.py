@@ -1,8 +1,9 @@
 """The networks: two small convnets, the VGG16 base, its head, and ways to cut and thaw them.
 
 Every model takes float32 (batch, height, width, 3) in [0, 255], scales it itself, and returns
-float32 (batch, 1) in [0, 1]: the probability of class 1. The layer named `logit` holds the value
-before the sigmoid. No model contains augmentation, so it can be exported and runs at full speed.
+probabilities, float32 in [0, 1]: of class 1 alone, (batch, 1), if there are two classes, else of
+every class, (batch, num_classes). The layer named `logit` holds the values before the sigmoid or
+softmax. No model contains augmentation, so it can be exported and runs at full speed.
 """
 
 import keras
@@ -22,7 +23,7 @@ __all__ = [
 ]
 
 
-def build_textbook_convnet(image_size=150, dropout=0.5):
+def build_textbook_convnet(image_size=150, dropout=0.5, num_classes=2):
     """The first edition's convnet: four convolutions with max pooling, one wide dense layer.
 
     Has 3,453,121 parameters at 150 pixels.
@@ -31,6 +32,7 @@ def build_textbook_convnet(image_size=150, dropout=0.5):
         image_size: Side of the input, in pixels.
         dropout: Share of the flattened features dropped in training; 0 leaves the layer out, as
             the book does before it introduces augmentation.
+        num_classes: Two or more.
 
     Reference:
         Chollet, *Deep Learning with Python*, 1st edition (2017), listings 5.5 and 5.13.
@@ -44,10 +46,10 @@ def build_textbook_convnet(image_size=150, dropout=0.5):
     if dropout:
         x = layers.Dropout(dropout)(x)
     x = layers.Dense(512, activation="relu", name="dense")(x)
-    return keras.Model(inputs, _probability(x), name="textbook_convnet")
+    return keras.Model(inputs, _probability(x, num_classes), name="textbook_convnet")
 
 
-def build_residual_convnet(dropout=0.3, widths=(32, 64, 128, 256), blocks=2):
+def build_residual_convnet(dropout=0.3, num_classes=2, widths=(32, 64, 128, 256), blocks=2):
     """A small convnet of today: pre-activation residual blocks and global average pooling.
 
     Takes images of any size, so it can be trained on small crops and evaluated on larger images.
@@ -55,6 +57,7 @@ def build_residual_convnet(dropout=0.3, widths=(32, 64, 128, 256), blocks=2):
 
     Args:
         dropout: Share of the pooled features dropped in training.
+        num_classes: Two or more.
         widths: Channels of each group of blocks; every group after the first halves the size.
         blocks: Residual blocks in a group.
 
@@ -77,7 +80,7 @@ def build_residual_convnet(dropout=0.3, widths=(32, 64, 128, 256), blocks=2):
     x = _norm_relu(x)
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dropout(dropout)(x)
-    return keras.Model(inputs, _probability(x), name="residual_convnet")
+    return keras.Model(inputs, _probability(x, num_classes), name="residual_convnet")
 
 
 def build_vgg16_base(image_size, pooling="none", weights=None):
@@ -110,7 +113,7 @@ def build_vgg16_base(image_size, pooling="none", weights=None):
     return keras.Model(inputs, outputs, name="conv_base")
 
 
-def build_head(feature_shape, units=256, dropout=0.5, normalize=True):
+def build_head(feature_shape, units=256, dropout=0.5, normalize=True, num_classes=2):
     """A dense classifier for bottleneck features.
 
     Args:
@@ -119,6 +122,7 @@ def build_head(feature_shape, units=256, dropout=0.5, normalize=True):
         dropout: Share of its activations dropped in training.
         normalize: Whether to normalise the features of each image first: VGG16's are large and
             uneven, and a head learns faster from normalised ones. The book's head does not.
+        num_classes: Two or more.
     """
     inputs = keras.Input(feature_shape, name="features")
     x = layers.Flatten()(inputs) if len(feature_shape) > 1 else inputs
@@ -126,7 +130,7 @@ def build_head(feature_shape, units=256, dropout=0.5, normalize=True):
         x = layers.LayerNormalization(name="norm")(x)
     x = layers.Dense(units, activation="relu", name="dense")(x)
     x = layers.Dropout(dropout)(x)
-    return keras.Model(inputs, _probability(x), name="head")
+    return keras.Model(inputs, _probability(x, num_classes), name="head")
 
 
 def build_vgg16_classifier(conv_base, head):
@@ -171,10 +175,11 @@ def unfreeze_block5(model):
         layer.trainable = not layer.name.startswith(frozen)
 
 
-def _probability(x):
+def _probability(x, num_classes):
     # float32, because bfloat16 has three digits and rounds 0.999 to 1.
-    x = layers.Dense(1, dtype="float32", name="logit")(x)
-    return layers.Activation("sigmoid", dtype="float32", name="probability")(x)
+    units, activation = (1, "sigmoid") if num_classes == 2 else (num_classes, "softmax")
+    x = layers.Dense(units, dtype="float32", name="logit")(x)
+    return layers.Activation(activation, dtype="float32", name="probability")(x)
 
 
 def _convolution(filters, kernel_size=3, strides=1):

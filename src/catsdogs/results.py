@@ -15,13 +15,13 @@ import statistics
 
 from catsdogs import config as presets
 from catsdogs import runs
-from catsdogs.evaluation import summarize_seeds
 from catsdogs.figures import save_figure
 from catsdogs.files import InputError, atomic_folder, atomic_path, read_json, write_json
 from catsdogs.frontier_plot import plot_frontier
 from catsdogs.growth import plot_growth
 from catsdogs.ladder_plot import plot_results
 from catsdogs.results_table import results_table
+from catsdogs.significance import summarize_seeds
 
 __all__ = ["add_runs", "readme_with_table", "summarize", "update"]
 

@@ -11,9 +11,14 @@ import keras
 from catsdogs import config as presets
 from catsdogs import runs, training
 from catsdogs.data.images import load_split
-from catsdogs.data.pipeline import evaluation_batches, feature_batches, image_batches
+from catsdogs.data.pipeline import (
+    encode_labels,
+    evaluation_batches,
+    feature_batches,
+    image_batches,
+)
 from catsdogs.data.splits import find_data_dir, load_manifest
-from catsdogs.evaluation import evaluate_predictions
+from catsdogs.evaluation import class_probabilities, evaluate_predictions
 from catsdogs.features import FeatureStore
 from catsdogs.figures import save_figure
 from catsdogs.files import InputError, atomic_path, read_json, write_json
@@ -49,11 +54,7 @@ class StageRun:
         self.config = presets.shrink(config) if config.smoke else config
         self.data_dir = find_data_dir(data_dir)
         self._manifest = load_manifest(self.data_dir)
-        if len(self._manifest.classes) != 2:
-            raise InputError(
-                f"Expected a data set of two classes, received {self.data_dir} with "
-                f"{len(self._manifest.classes)}: {', '.join(self._manifest.classes)}."
-            )
+        self.classes = self._manifest.classes
         settings = {
             "stage": stage,
             "variant": variant,
@@ -148,10 +149,10 @@ class StageRun:
         """
         images, labels = train
 
-        def make_batches(**epochs):
-            return image_batches(images, labels, **augmentation, **epochs)
+        def make_batches(targets, **epochs):
+            return image_batches(images, targets, **augmentation, **epochs)
 
-        return self._train(model, model, make_batches, len(labels), validation)
+        return self._train(model, model, make_batches, labels, validation)
 
     def train_on_features(self, model, whole, train, validation):
         """Trains the last part of a classifier on cached activations and finishes the run.
@@ -167,15 +168,15 @@ class StageRun:
         """
         features, labels = train
 
-        def make_batches(**epochs):
-            return feature_batches(features, labels, **epochs)
+        def make_batches(targets, **epochs):
+            return feature_batches(features, targets, **epochs)
 
         # On pooled features steps are so short that coming back to Python would double them.
         without_a_break = features[0].ndim == 2
-        return self._train(model, whole, make_batches, len(labels), validation, without_a_break)
+        return self._train(model, whole, make_batches, labels, validation, without_a_break)
 
-    def _train(self, model, whole, make_batches, num_images, validation, without_a_break=False):
-        config = self.config
+    def _train(self, model, whole, make_batches, labels, validation, without_a_break=False):
+        config, classes, num_images = self.config, self.classes, len(labels)
         steps_per_epoch = math.ceil(num_images / config.batch_size)
         optimizer = training.build_optimizer(
             config.optimizer, config.learning_rate, num_steps=config.epochs * steps_per_epoch,
@@ -191,19 +192,21 @@ class StageRun:
         num_trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
         first_epoch = training.completed_epochs(self.run_dir)
         self._started -= training.completed_seconds(self.run_dir)  # of the parts before a stop
-        arrays, labels = validation
-        validation_batches = evaluation_batches(arrays, labels, batch_size=EVALUATION_BATCH)
+        arrays, validation_labels = validation
+        validation_batches = evaluation_batches(
+            arrays, encode_labels(validation_labels, len(classes)), batch_size=EVALUATION_BATCH
+        )
         history = training.fit(
             model,
             make_batches(
-                batch_size=config.batch_size, epochs=config.epochs, seed=config.seed,
-                initial_epoch=first_epoch,
+                encode_labels(labels, len(classes)), batch_size=config.batch_size,
+                epochs=config.epochs, seed=config.seed, initial_epoch=first_epoch,
             ),
             validation_batches,
             epochs=config.epochs, steps_per_epoch=steps_per_epoch, run_dir=self.run_dir,
             started=self._started,
         )  # fmt: skip
-        probabilities = model.predict(validation_batches, verbose=0)[:, 0]
+        probabilities = class_probabilities(model.predict(validation_batches, verbose=0))
 
         with atomic_path(self.run_dir / "model.keras") as path:
             whole.save(path)
@@ -216,7 +219,7 @@ class StageRun:
             "dataset": self._manifest.dataset,
             "dataset_digest": self._manifest.digest,
             "drawings": self._manifest.is_drawing,
-            "classes": list(self._manifest.classes),
+            "classes": list(classes),
             "image_size": self._image_size,
             "precision": self.precision,
             "config": dataclasses.asdict(config),
@@ -224,7 +227,7 @@ class StageRun:
             "num_trainable": num_trainable,
             "num_train": num_images,
             "best_epoch": 1 + history["val_loss"].index(min(history["val_loss"])),
-            "validation": evaluate_predictions(labels, probabilities, self._manifest.classes),
+            "validation": evaluate_predictions(validation_labels, probabilities, classes),
             "start": self._start,
             **self._timing(resumed=first_epoch > 0),
             "wall_seconds": round(time.perf_counter() - self._started, 1),

@@ -1,30 +1,22 @@
-"""The stages: each joins data, a model and training into one run folder.
+"""The training stages: each joins data, a model and training into one run folder.
 
-This is the only place where data sets and models meet. No stage but `evaluate` opens the test
-split.
+Data sets and models meet here and in `evaluate_run` alone, and only that one opens the test split.
 """
 
-import csv
 import dataclasses
 import pathlib
-import zipfile
 
 import keras
 
 from catsdogs import config as presets
 from catsdogs import models, runs
 from catsdogs.data.augment import crop_sizes
-from catsdogs.data.images import load_split
-from catsdogs.data.pipeline import evaluation_batches
-from catsdogs.data.splits import load_manifest
-from catsdogs.evaluation import evaluate_predictions, roc_curve
-from catsdogs.features import CUT, FeatureStore
-from catsdogs.figures import save_figure
-from catsdogs.files import InputError, atomic_path, write_json
-from catsdogs.plots import plot_confusion_matrix, plot_roc
-from catsdogs.stage_run import EVALUATION_BATCH, StageRun, few, run_name
+from catsdogs.features import CUT
+from catsdogs.files import InputError
+from catsdogs.saved_model import load_model
+from catsdogs.stage_run import StageRun, run_name
 
-__all__ = ["evaluate", "finetune", "load_model", "train_feature_extract", "train_scratch"]
+__all__ = ["finetune", "train_feature_extract", "train_scratch"]
 
 
 def train_scratch(config, data_dir=None, run_dir=None, *, resume=False):
@@ -53,11 +45,11 @@ def train_scratch(config, data_dir=None, run_dir=None, *, resume=False):
             f"leave nothing of a smaller image. Received: {config.image_size}."
         )
     if config.architecture == "residual":
-        model = models.build_residual_convnet(config.dropout)
+        model = models.build_residual_convnet(config.dropout, len(stage.classes))
         sizes = crop_sizes(config.first_crop_size, config.crop_size, config.epochs)
     else:
         # Its dense layer fits one size only, so crops are enlarged to that of the images.
-        model = models.build_textbook_convnet(config.image_size, config.dropout)
+        model = models.build_textbook_convnet(config.image_size, config.dropout, len(stage.classes))
         sizes = None
 
     return stage.train_on_images(
@@ -85,7 +77,7 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False):
     validation = stage.load("validation", config.image_size)
     head = models.build_head(
         conv_base.output.shape[1:], config.units, config.dropout,
-        normalize=config.normalize,
+        normalize=config.normalize, num_classes=len(stage.classes),
     )  # fmt: skip
     classifier = models.build_vgg16_classifier(conv_base, head)
 
@@ -145,99 +137,6 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False):
     )
 
 
-def evaluate(run_dir, data_dir=None, *, flip=False):
-    """Measures a finished run on the test split and adds the result to its `metrics.json`.
-
-    Also writes `predictions.csv` (file, label, probability of class 1), `confusion.png` and
-    `roc.png` into the run folder.
-
-    Args:
-        run_dir: The run folder.
-        data_dir: The data set, or `None` for the one the run was trained on.
-        flip: Whether to measure also the mean probability of each picture and its mirror image.
-
-    Returns:
-        The run's metrics with `"test"` added, and `"test_flip"` if asked for.
-
-    Raises:
-        InputError: If there is no such run, or the data set is not the one it was trained on.
-    """
-    run_dir = pathlib.Path(run_dir)
-    config, metrics = runs.load_run(run_dir)
-    data_dir = pathlib.Path(data_dir or config["data_dir"])
-    manifest = load_manifest(data_dir)
-    if manifest.digest != metrics["dataset_digest"]:
-        raise InputError(
-            f"Expected the data set that {run_dir} was trained on, received {data_dir}, whose "
-            "pictures or splits differ: training pictures might be in its test split. Prepare "
-            "the same data again, or train again."
-        )
-    model = load_model(run_dir)
-    images, labels = load_split(data_dir, manifest, "test", metrics["image_size"])
-    files = manifest.split("test")
-    if config["smoke"]:
-        images, labels, files = (few(rows, "test") for rows in (images, labels, files))
-    views = [(images, False), (images, True)][: 2 if flip else 1]  # whether to mirror them
-    if config["stage"] != "scratch":
-        # The first four blocks are frozen in every run, so all runs share their activations.
-        store = FeatureStore(
-            data_dir / "features",
-            model,
-            dataset_digest=manifest.digest,
-            precision=metrics["precision"],
-        )
-        views = [(store.features(images, "test", view, CUT), False) for view in range(len(views))]
-        _, model = models.split_base(model, CUT)
-
-    def predict(view):
-        arrays, mirror = view
-        batches = evaluation_batches(arrays, labels, batch_size=EVALUATION_BATCH, mirror=mirror)
-        return model.predict(batches, verbose=0)[:, 0]
-
-    probabilities, *mirrored = map(predict, views)
-    metrics["test"] = evaluate_predictions(labels, probabilities, manifest.classes)
-    metrics.pop("test_flip", None)
-    if flip:
-        both = (probabilities + mirrored[0]) / 2
-        metrics["test_flip"] = evaluate_predictions(labels, both, manifest.classes)
-    with atomic_path(run_dir / "predictions.csv") as path, path.open("w", newline="") as output:
-        writer = csv.writer(output, lineterminator="\n")
-        writer.writerow(["file", "label", f"probability_of_{manifest.classes[1]}"])
-        for file, label, probability in zip(files, labels, probabilities, strict=True):
-            writer.writerow([file.name, manifest.classes[label], f"{probability:.6f}"])
-    save_figure(
-        plot_confusion_matrix(metrics["test"]["confusion_matrix"], manifest.classes),
-        run_dir / "confusion.png",
-    )
-    false_positive_rate, true_positive_rate = roc_curve(labels, probabilities)
-    save_figure(
-        plot_roc(
-            {run_dir.name: (false_positive_rate, true_positive_rate, metrics["test"]["roc_auc"])}
-        ),
-        run_dir / "roc.png",
-    )
-    write_json(run_dir / "metrics.json", metrics)
-    return metrics
-
-
-def load_model(run_dir):
-    """The model of a run, loaded in Keras's safe mode.
-
-    Raises:
-        InputError: If it is missing or broken.
-    """
-    path = pathlib.Path(run_dir) / "model.keras"
-    if not path.is_file():
-        raise InputError(f"Expected a model at {path}, found none. Train the run again.")
-    try:
-        return keras.models.load_model(path, safe_mode=True)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"Expected a whole Keras model at {path}, received a damaged one "
-            f"({type(error).__name__}). Train the run again."
-        ) from None
-
-
 def _make_start(stage):
     """The feature-extraction run beside this one to start from, and whether it was made now."""
     config = stage.config
@@ -257,4 +156,5 @@ def _make_start(stage):
         )  # fmt: skip
         resume = (run_dir / "config.json").exists()
         train_feature_extract(settings, stage.data_dir, run_dir, resume=resume)
+        keras.backend.clear_session()  # the base is not needed any more, its memory is
     return run_dir, missing

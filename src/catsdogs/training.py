@@ -131,20 +131,25 @@ def fit(model, batches, validation, *, epochs, steps_per_epoch, run_dir, started
 
 
 def compile_classifier(model, optimizer, *, label_smoothing=0.0, steps_per_execution=1):
-    """Compiles a model of one probability for training, in place.
+    """Compiles a classifier for training, in place.
 
     Args:
-        model: A model that ends in a sigmoid, (batch, 1).
+        model: A model that ends in a sigmoid, (batch, 1), or a softmax, (batch, num_classes).
         optimizer: From `build_optimizer`.
         label_smoothing: Share by which targets move towards one half in the training loss.
         steps_per_execution: Steps that run without coming back to Python in between.
     """
+    if model.output.shape[-1] == 1:
+        loss, cross_entropy = keras.losses.BinaryCrossentropy, keras.metrics.BinaryCrossentropy
+    else:
+        loss = keras.losses.CategoricalCrossentropy
+        cross_entropy = keras.metrics.CategoricalCrossentropy
     model.compile(
         optimizer=optimizer,
-        loss=keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing),
+        loss=loss(label_smoothing=label_smoothing),
         metrics=[
             keras.metrics.MeanMetricWrapper(_hits, name="accuracy"),
-            keras.metrics.BinaryCrossentropy(name="cross_entropy"),
+            cross_entropy(name="cross_entropy"),
         ],
         steps_per_execution=steps_per_execution,
     )
@@ -152,7 +157,10 @@ def compile_classifier(model, optimizer, *, label_smoothing=0.0, steps_per_execu
 
 def _hits(targets, probabilities):
     """Whether each prediction is right; of a blend, whether it names what there is more of."""
-    return keras.ops.equal(targets > 0.5, probabilities > 0.5)
+    if targets.shape[-1] == 1:
+        return keras.ops.equal(targets > 0.5, probabilities > 0.5)
+    found, wanted = (keras.ops.argmax(rows, axis=-1) for rows in (probabilities, targets))
+    return keras.ops.equal(found, wanted)
 
 
 class _RunState(keras.callbacks.Callback):

@@ -12,13 +12,36 @@ import tensorflow as tf
 
 from catsdogs.data.augment import NUM_RANDOM, augment, mixup, view_random
 
-__all__ = ["evaluation_batches", "feature_batches", "image_batches", "image_view", "read_rows"]
+__all__ = [
+    "encode_labels",
+    "evaluation_batches",
+    "feature_batches",
+    "image_batches",
+    "image_view",
+    "read_rows",
+]
 
 _IN_MEMORY = 256 * 2**20  # bytes of features that are kept there
 
 
+def encode_labels(labels, num_classes):
+    """Targets of the classifiers of `models`.
+
+    Args:
+        labels: int (n,) in [0, num_classes).
+        num_classes: Two or more.
+
+    Returns:
+        float32 (n, 1) in {0, 1} for two classes, else one-hot (n, num_classes).
+    """
+    labels = np.asarray(labels)
+    if num_classes == 2:
+        return labels[:, None].astype(np.float32)
+    return np.eye(num_classes, dtype=np.float32)[labels]
+
+
 def image_batches(
-    images, labels, *, batch_size, epochs, seed, initial_epoch=0, augmentation="none",
+    images, targets, *, batch_size, epochs, seed, initial_epoch=0, augmentation="none",
     crop_sizes=None, mixup_share=0.0,
 ):  # fmt: skip
     """Shuffled, augmented batches for training: one dataset that runs through all epochs.
@@ -28,7 +51,7 @@ def image_batches(
 
     Args:
         images: uint8 (n, side, side, 3), typically a memory map.
-        labels: int (n,).
+        targets: float32 (n, ...), from `encode_labels`.
         batch_size: Images a batch; the last of an epoch may be smaller.
         epochs: The epoch to end with, exclusive.
         seed: Integer.
@@ -39,8 +62,8 @@ def image_batches(
         mixup_share: Share of the images that are blended with the next one of the epoch.
 
     Returns:
-        A `tf.data.Dataset` of pairs: float32 (batch, size, size, 3) in [0, 255] and float32
-        (batch, 1) in [0, 1]; `ceil(n / batch_size)` batches an epoch.
+        A `tf.data.Dataset` of pairs: float32 (batch, size, size, 3) in [0, 255] and targets,
+        float32 (batch, ...) in [0, 1]; `ceil(n / batch_size)` batches an epoch.
     """
     sizes = crop_sizes if crop_sizes and augmentation == "strong" else [images.shape[1]] * epochs
 
@@ -51,25 +74,25 @@ def image_batches(
     # A dataset for each size, since compiled code is for one; they follow one another.
     groups = itertools.groupby(range(initial_epoch, epochs), key=sizes.__getitem__)
     parts = [
-        _batches(functools.partial(load, size=size), labels, batch_size, group, seed, mixup_share)
+        _batches(functools.partial(load, size=size), targets, batch_size, group, seed, mixup_share)
         for size, group in [*((size, list(group)) for size, group in groups)] or [(sizes[-1], [])]
     ]
     return functools.reduce(tf.data.Dataset.concatenate, parts)
 
 
-def feature_batches(features, labels, *, batch_size, epochs, seed, initial_epoch=0):
+def feature_batches(features, targets, *, batch_size, epochs, seed, initial_epoch=0):
     """Shuffled batches of cached features, one view of every image in each epoch.
 
     Args:
         features: A list of float16 arrays (n, ...), one a view.
-        labels: int (n,).
+        targets: float32 (n, ...), from `encode_labels`.
         batch_size, epochs, seed, initial_epoch: As for `image_batches`.
 
     Returns:
-        A `tf.data.Dataset` of pairs: float32 (batch, ...) and float32 (batch, 1) in {0, 1}.
+        A `tf.data.Dataset` of pairs, rows and targets: float32 (batch, ...) each.
     """
     # Image i sees its views in turn, from a random one on, so all are used equally often.
-    first = np.random.default_rng(seed).integers(len(features), size=len(labels))
+    first = np.random.default_rng(seed).integers(len(features), size=len(targets))
 
     def pick(index, view):
         batch = np.empty((len(index), *features[0].shape[1:]), np.float16)
@@ -90,32 +113,34 @@ def feature_batches(features, labels, *, batch_size, epochs, seed, initial_epoch
             batch = tf.gather_nd(table, tf.stack([view, tf.cast(index, tf.int64)], axis=1))
         return tf.cast(batch, tf.float32)
 
-    return _batches(load, labels, batch_size, range(initial_epoch, epochs), seed)
+    return _batches(load, targets, batch_size, range(initial_epoch, epochs), seed)
 
 
 def _fits_in_memory(features):
     return sum(array.nbytes for array in features) <= _IN_MEMORY
 
 
-def evaluation_batches(arrays, labels, *, batch_size, mirror=False):
+def evaluation_batches(arrays, targets, *, batch_size, mirror=False):
     """Batches in the order of the arrays, never shuffled: predictions stay beside their labels.
 
     Args:
         arrays: uint8 images (n, side, side, 3) or float16 features (n, ...).
-        labels: int (n,).
+        targets: float32 (n, ...), from `encode_labels`.
         batch_size: Rows a batch.
         mirror: Whether to mirror the images.
 
     Returns:
-        A `tf.data.Dataset` of pairs: float32 (batch, ...) and float32 (batch, 1) in {0, 1}.
+        A `tf.data.Dataset` of pairs, rows and targets: float32 (batch, ...) each.
     """
+
+    known = tf.constant(targets, tf.float32)
 
     def load(index):
         rows = tf.cast(_rows(arrays, index), tf.float32)
         rows = rows[:, :, ::-1] if mirror else rows
-        return rows, _targets(labels, index)
+        return rows, tf.gather(known, index)
 
-    dataset = tf.data.Dataset.range(len(labels)).batch(batch_size)
+    dataset = tf.data.Dataset.range(len(targets)).batch(batch_size)
     return dataset.map(load, num_parallel_calls=2).prefetch(2)
 
 
@@ -141,8 +166,8 @@ def image_view(images, rows, view):
     return augment(batch, random, "book", images.shape[1]).numpy()
 
 
-def _batches(load, labels, batch_size, epochs, seed, mixup_share=0.0):
-    num_images, epochs = len(labels), list(epochs)
+def _batches(load, targets, batch_size, epochs, seed, mixup_share=0.0):
+    num_images, epochs, known = len(targets), list(epochs), tf.constant(targets, tf.float32)
     following = 1 if mixup_share else 0  # the row that a batch's last one is blended with
 
     def one_epoch(epoch):
@@ -159,10 +184,10 @@ def _batches(load, labels, batch_size, epochs, seed, mixup_share=0.0):
         return tf.data.Dataset.range(0, num_images, batch_size).map(batch)
 
     def finish(index, epoch, random):
-        batch, targets = load(index, epoch, random), _targets(labels, index)
+        batch, wanted = load(index, epoch, random), tf.gather(known, index)
         if mixup_share:
-            batch, targets = (mixup(rows, random, mixup_share) for rows in (batch, targets))
-        return batch, targets
+            batch, wanted = (mixup(rows, random, mixup_share) for rows in (batch, wanted))
+        return batch, wanted
 
     dataset = tf.data.Dataset.from_tensor_slices(tf.constant(epochs, tf.int64)).flat_map(one_epoch)
     return dataset.map(finish, num_parallel_calls=2, deterministic=True).prefetch(2)
@@ -191,7 +216,3 @@ def read_rows(array, rows):
     if isinstance(array.base, mmap.mmap):
         array.base.madvise(mmap.MADV_DONTNEED)
     return copy
-
-
-def _targets(labels, index):
-    return tf.gather(tf.constant(labels, tf.float32)[:, None], index)

@@ -1,4 +1,4 @@
-"""Draws cats and dogs: a data set that needs no network. These are drawings, not photographs.
+"""Draws cats, dogs and rabbits: a data set without a network. Drawings, not photographs.
 
 The class decides the animal's traits (`_RANGES` and `_CHOICES`) and nothing else: size, background,
 coat, pose, light and what stands in front are drawn by code that is never told the class, so a
@@ -19,9 +19,10 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from catsdogs.files import InputError, atomic_path
 
-__all__ = ["CLASS_NAMES", "draw_sketch", "write_sketches"]
+__all__ = ["ANIMALS", "CATS_AND_DOGS", "draw_sketch", "write_sketches"]
 
-CLASS_NAMES = ("cat", "dog")
+ANIMALS = ("cat", "dog", "rabbit")
+CATS_AND_DOGS = ANIMALS[:2]
 
 _SUPERSAMPLING = 2  # Pillow's polygons have hard edges: draw at twice the size, then shrink
 # White, black, grey, ginger, brown, cream, chocolate, tan: of cats and dogs alike.
@@ -36,29 +37,34 @@ _CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN), np.zeros_like(_TURN)], axis=1)
 _SHADE = [int(value * 0.45) for value in range(256)]
 _RIM = [min(255, max(0, (value - 100) * 2)) for value in range(256)]
 
-# What tells a cat from a dog. Least and most of a cat and of a dog; lengths in head radii.
+# What tells the animals apart. Least and most of a cat, a dog and a rabbit; lengths in head radii.
 _RANGES = {
-    "head_width": ((0.98, 1.16), (0.84, 1.02)),  # these widths and heights are halves
-    "head_height": ((0.84, 0.96), (0.88, 1.06)),
-    "ear_length": ((0.6, 0.95), (0.7, 1.15)),
-    "eye_width": ((0.2, 0.27), (0.13, 0.19)),
-    "eye_height": ((0.15, 0.23), (0.12, 0.18)),
-    "slant": ((0.05, 0.35), (-0.25, 0.1)),  # radians, outer corner up
-    "muzzle_width": ((0.34, 0.44), (0.36, 0.5)),
-    "muzzle_height": ((0.24, 0.3), (0.3, 0.38)),
-    "snout": ((0.05, 0.25), (0.4, 0.95)),  # how far the muzzle stands out of the face
-    "nose": ((0.09, 0.14), (0.17, 0.26)),  # half width
-    "tail": ((0.12, 0.2), (0.12, 0.26)),  # half width
+    "head_width": ((0.98, 1.16), (0.84, 1.02), (0.78, 0.96)),  # these widths, heights are halves
+    "head_height": ((0.84, 0.96), (0.88, 1.06), (0.9, 1.08)),
+    "ear_length": ((0.6, 0.95), (0.7, 1.15), (1.4, 2.3)),
+    "eye_width": ((0.2, 0.27), (0.13, 0.19), (0.15, 0.22)),
+    "eye_height": ((0.15, 0.23), (0.12, 0.18), (0.15, 0.22)),
+    "slant": ((0.05, 0.35), (-0.25, 0.1), (-0.1, 0.2)),  # radians, outer corner up
+    "muzzle_width": ((0.34, 0.44), (0.36, 0.5), (0.3, 0.4)),
+    "muzzle_height": ((0.24, 0.3), (0.3, 0.38), (0.24, 0.32)),
+    "snout": ((0.05, 0.25), (0.4, 0.95), (0.15, 0.4)),  # how far the muzzle stands out of the face
+    "nose": ((0.09, 0.14), (0.17, 0.26), (0.08, 0.13)),  # half width
+    "tail": ((0.12, 0.2), (0.12, 0.26), (0.2, 0.34)),  # half width
 }
-# Choices, and their chances for a cat and for a dog.
+# Choices, and their chances for a cat, for a dog and for a rabbit.
 _CHOICES = {
-    "ear": {"pricked": (0.85, 0.2), "folded": (0.15, 0.2), "floppy": (0, 0.6)},
-    "iris": {_GREEN: (0.35, 0), _AMBER: (0.4, 0.3), _BLUE: (0.2, 0.15), _BROWN: (0.05, 0.55)},
-    "pupil": {0.35: (0.6, 0), 0.85: (0.4, 1)},  # width over height
-    "nose_colour": {_PINK: (0.6, 0), _INK: (0.4, 0.85), (150, 96, 84): (0, 0.15)},
-    "tongue": {True: (0.05, 0.4), False: (0.95, 0.6)},
-    "whiskers": {1.1: (0.4, 0), 0.8: (0.35, 0), 0.4: (0, 0.15), 0: (0.25, 0.85)},  # length
-}
+    "ear": {"pricked": (0.85, 0.2, 0.75), "folded": (0.15, 0.2, 0), "floppy": (0, 0.6, 0.25)},
+    "iris": {
+        _GREEN: (0.35, 0, 0), _AMBER: (0.4, 0.3, 0.15), _BLUE: (0.2, 0.15, 0.1),
+        _BROWN: (0.05, 0.55, 0.75),
+    },
+    "pupil": {0.35: (0.6, 0, 0), 0.85: (0.4, 1, 1)},  # width over height
+    "nose_colour": {_PINK: (0.6, 0, 0.7), _INK: (0.4, 0.85, 0.1), (150, 96, 84): (0, 0.15, 0.2)},
+    "tongue": {True: (0.05, 0.4, 0), False: (0.95, 0.6, 1)},
+    "whiskers": {  # length
+        1.1: (0.4, 0, 0.1), 0.8: (0.35, 0, 0.4), 0.4: (0, 0.15, 0.2), 0: (0.25, 0.85, 0.3),
+    },
+}  # fmt: skip
 
 
 def _choose_traits(rng, class_index):
@@ -338,13 +344,13 @@ def _photograph(rng, canvas, size):
 
 
 def draw_sketch(class_name, seed, index):
-    """Draws one cat or dog.
+    """Draws one animal.
 
     The arguments alone decide it: order and number of processes do not matter. (Another version of
     Pillow may shade an edge a little differently.)
 
     Args:
-        class_name: `"cat"` or `"dog"`.
+        class_name: `"cat"`, `"dog"` or `"rabbit"`.
         seed: Integer from 0, names the data set.
         index: Integer from 0, the picture's number within its class.
 
@@ -354,13 +360,13 @@ def draw_sketch(class_name, seed, index):
     Raises:
         InputError: If there is no such class or a number is negative.
     """
-    if class_name not in CLASS_NAMES or min(seed, index) < 0:
+    if class_name not in ANIMALS or min(seed, index) < 0:
         raise InputError(
-            f"Expected a class_name of {CLASS_NAMES} and numbers from 0. "
+            f"Expected a class_name of {ANIMALS} and numbers from 0. "
             f"Received: class_name={class_name!r}, seed={seed}, index={index}."
         )
     # Animal and scene draw from streams of their own: a change to one leaves the other as it was.
-    class_index = CLASS_NAMES.index(class_name)
+    class_index = ANIMALS.index(class_name)
     source = np.random.SeedSequence((seed, class_index, index))
     traits_rng, rng, scene_rng = map(np.random.default_rng, source.spawn(3))
     traits = _choose_traits(traits_rng, class_index)
@@ -381,7 +387,7 @@ def draw_sketch(class_name, seed, index):
     return _photograph(scene_rng, canvas, size)
 
 
-def write_sketches(folder, *, per_class, seed=0, workers=None):
+def write_sketches(folder, *, per_class, seed=0, workers=None, animals=CATS_AND_DOGS):
     """Writes drawings: `folder/cat/cat.0.jpg` ... and `folder/dog/dog.0.jpg` ...
 
     A line on stderr counts them and says what they are. The number of processes changes no byte.
@@ -392,6 +398,7 @@ def write_sketches(folder, *, per_class, seed=0, workers=None):
         seed: Integer from 0 that decides them.
         workers: Number of processes, by default one a processor; 1 starts none. Others are spawned,
             so a script that calls this needs `if __name__ == "__main__":`.
+        animals: Which ones, some of `ANIMALS`.
 
     Raises:
         InputError: If `per_class` or `workers` is below 1, or `seed` is negative.
@@ -402,7 +409,7 @@ def write_sketches(folder, *, per_class, seed=0, workers=None):
             "Expected per_class and workers from 1 and seed from 0. "
             f"Received: per_class={per_class}, workers={workers}, seed={seed}."
         )
-    jobs = [(pathlib.Path(folder), name, seed, i) for i in range(per_class) for name in CLASS_NAMES]
+    jobs = [(pathlib.Path(folder), name, seed, i) for i in range(per_class) for name in animals]
     if workers == 1:
         _count(map(_write_sketch, jobs), len(jobs))
         return
@@ -415,7 +422,7 @@ def write_sketches(folder, *, per_class, seed=0, workers=None):
 def _write_sketch(job):
     folder, name, seed, index = job
     with atomic_path(folder / name / f"{name}.{index}.jpg") as path:
-        # The comment is the same for both classes: it gives nothing away.
+        # The comment is the same for all classes: it gives nothing away.
         draw_sketch(name, seed, index).save(path, quality=90, comment="A drawing, no photograph.")
 
 
@@ -424,6 +431,6 @@ def _count(written, total):
     for done, _ in enumerate(written, start=1):
         # A log file has no cursor to move back: there only the last state is printed.
         if done == total or (terminal and done % 20 == 0):
-            line = f"Drawing cats and dogs (drawings, not photographs): {done:,}/{total:,}"
+            line = f"Drawing animals (drawings, not photographs): {done:,}/{total:,}"
             end = "\n" if done == total else ""
             print("\r" * terminal + line, end=end, file=sys.stderr, flush=True)

@@ -54,21 +54,24 @@ class Source:
     """Returns, for each class in lower case and sorted, its files in the order of their index."""
 
 
-def open_pictures(*, archive=None, folder=None, sketches=False, num_pictures=4000):
+def open_pictures(*, archive=None, folder=None, sketches=False, rabbits=False, num_pictures=4000):
     """Opens what the command line asks for: one of the three, or else the Microsoft archive.
 
     Args:
         archive, folder: Paths for `open_source`, or `None`.
         sketches: Whether to draw.
-        num_pictures: Number of drawings, both classes together.
+        rabbits: Whether to draw rabbits besides cats and dogs.
+        num_pictures: Number of drawings, all classes together.
 
     Returns:
         A context manager that yields a `Source`.
     """
     if sum(map(bool, (archive, folder, sketches))) > 1:
         raise InputError("Expected one of --archive, --folder and --sketches, received several.")
+    if rabbits and not sketches:
+        raise InputError("Expected --rabbits together with --sketches, received it alone.")
     if sketches:
-        return open_sketches(num_pictures // 2)
+        return open_sketches(num_pictures // (3 if rabbits else 2), rabbits=rabbits)
     if archive and pathlib.Path(archive).is_dir():
         raise InputError(
             f"Expected --archive to be a zip, received {archive}. Use --folder for it."
@@ -126,29 +129,32 @@ def open_microsoft(folder):
 
 
 @contextlib.contextmanager
-def open_sketches(per_class, seed=0):
+def open_sketches(per_class, seed=0, rabbits=False):
     """Opens the built-in drawings of cats and dogs, drawn only if they are needed.
 
     Args:
         per_class: Number of drawings of each class.
         seed: Integer that decides them.
+        rabbits: Whether there are rabbits too, a third class.
 
     Yields:
         A `Source` whose pictures exist until the block ends.
     """
     from catsdogs.data import sketches  # only here: it needs numpy
 
+    animals = sketches.ANIMALS if rabbits else sketches.CATS_AND_DOGS
     with contextlib.ExitStack() as stack:
 
         def draw_and_list():
             folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            sketches.write_sketches(folder, per_class=per_class, seed=seed)
+            sketches.write_sketches(folder, per_class=per_class, seed=seed, animals=animals)
             return stack.enter_context(open_source(folder)).list_candidates()
 
         # Other code draws other pictures.
-        origin = f"{sha256_of(sketches.__file__)} seed={seed} per_class={per_class}"
+        origin = f"{sha256_of(sketches.__file__)} seed={seed} per_class={per_class} {animals}"
         fingerprint = hashlib.sha256(origin.encode()).hexdigest()
-        yield Source("sketches", True, fingerprint, 2, draw_and_list)
+        name = "sketches-with-rabbits" if rabbits else "sketches"
+        yield Source(name, True, fingerprint, len(animals), draw_and_list)
 
 
 def _files_in_folder(folder):

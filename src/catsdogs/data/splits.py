@@ -110,7 +110,8 @@ def prepare(source, data_dir, *, train=2000, validation=1000, test=1000, overwri
     if any(size < 1 or size % source.num_classes for size in sizes.values()):
         raise InputError(
             f"Expected split sizes above zero that {source.num_classes} classes can share equally. "
-            f"Received: --train {train} --validation {validation} --test {test}."
+            f"Received: --train {train} --validation {validation} --test {test}. Take multiples of "
+            f"{source.num_classes}."
         )
     data_dir = pathlib.Path(data_dir).resolve()
     existing = _existing_manifest(data_dir, overwrite)

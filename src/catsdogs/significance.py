@@ -1,0 +1,71 @@
+"""How sure is a figure that was measured on so many pictures? Standard library only."""
+
+import math
+import statistics
+
+__all__ = ["summarize_seeds", "wilson_interval"]
+
+
+def wilson_interval(successes, total, confidence=0.95):
+    """Confidence interval of a proportion, by Wilson's score.
+
+    Near 100 % the usual p ± 1.96 s reaches past 1 and covers too rarely; this one does neither.
+
+    Args:
+        successes: Number of successes in [0, `total`]; may be fractional (a mean over seeds).
+        total: Number of trials, at least 1.
+        confidence: Coverage, in (0, 1).
+
+    Returns:
+        `(low, high)`, floats in [0, 1].
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Reference:
+        Wilson, [Probable inference, the law of succession, and statistical
+        inference](https://doi.org/10.1080/01621459.1927.10502953), 1927.
+    """
+    if not (total >= 1 and 0 <= successes <= total and 0 < confidence < 1):
+        raise ValueError(
+            "Expected 0 <= successes <= total, total >= 1 and 0 < confidence < 1. "
+            f"Received: successes={successes}, total={total}, confidence={confidence}"
+        )
+    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    rate = successes / total
+    centre = rate + z * z / (2 * total)
+    margin = z * math.sqrt(rate * (1 - rate) / total + (z / (2 * total)) ** 2)
+    scale = 1 + z * z / total
+    low, high = (centre - margin) / scale, (centre + margin) / scale
+    # The interval holds the rate; rounding alone would miss an exact 0 or 1 by 1e-17.
+    return max(0.0, min(low, rate)), min(1.0, max(high, rate))
+
+
+def summarize_seeds(values, num_images):
+    """Mean accuracy of several seeds, with what it is uncertain by.
+
+    All seeds are tested on the same images, so more seeds do not make the test set larger: the
+    interval is Wilson's for the mean accuracy on `num_images`, not on seeds times images. How much
+    the seed matters is `std`, beside it.
+
+    Args:
+        values: Test accuracy of each seed, fractions in [0, 1]; at least one.
+        num_images: Number of test images that each was measured on.
+
+    Returns:
+        `dict`, ready for JSON: `mean`, `std` (of the sample, ddof 1; `None` for a single seed,
+        which says nothing of the spread), `values`, `interval95` ([low, high]).
+
+    Raises:
+        ValueError: If there are no values, or one is out of range.
+    """
+    values = [float(value) for value in values]
+    if not values or not all(0 <= value <= 1 for value in values):
+        raise ValueError(f"Expected accuracies in [0, 1]. Received: values={values}")
+    mean = statistics.fmean(values)
+    return {
+        "mean": mean,
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "values": values,
+        "interval95": list(wilson_interval(mean * num_images, num_images)),
+    }
