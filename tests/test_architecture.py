@@ -38,6 +38,7 @@ ALLOWED = {
     "runs": "files",
     "training": "files runs",
     "significance": "",
+    "calibration": "",
     "evaluation": "significance",
     "figures": "files",
     "plots": "figures",

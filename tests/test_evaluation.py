@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from scipy import stats
 from sklearn import metrics
 
@@ -16,7 +17,7 @@ from catsdogs.evaluation import (
     roc_auc,
     roc_curve,
 )
-from catsdogs.significance import summarize_seeds, wilson_interval
+from catsdogs.significance import mcnemar_test, summarize_seeds, wilson_interval
 
 
 @pytest.fixture(params=range(5))
@@ -124,6 +125,17 @@ def test_summarize_seeds():
     assert summarize_seeds([1.0, 1.0, 1.0], num_images=10)["interval95"][1] == 1
 
 
+@pytest.mark.parametrize("only_first, only_second", [(0, 0), (5, 5), (9, 1), (0, 6), (40, 20)])
+def test_mcnemar_is_the_exact_binomial_test(only_first, only_second):
+    first = [True] * only_first + [False] * only_second + [True] * 30 + [False] * 4
+    second = [False] * only_first + [True] * only_second + [True] * 30 + [False] * 4
+    found = mcnemar_test(np.array(first), np.array(second))
+    assert (found["only_first"], found["only_second"]) == (only_first, only_second)
+    number = only_first + only_second
+    expected = scipy.stats.binomtest(only_first, number).pvalue if number else 1.0
+    assert found["p_value"] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -142,6 +154,7 @@ def test_summarize_seeds():
         (lambda: log_loss([0, 2], [[0.5, 0.5]] * 2), r"integers in \[0, 2\).*2"),
         (lambda: evaluate_predictions([0], [[1.0]], ["cat"]), "two class names"),
         (lambda: evaluate_predictions([0], [[0.5, 0.5]], list("abc")), "column of probabilities"),
+        (lambda: mcnemar_test([True], [True, False]), "zip"),
         (lambda: summarize_seeds([], 10), "values=\\[\\]"),
         (lambda: summarize_seeds([98.6], 1000), "98.6"),
     ],

@@ -3,7 +3,7 @@
 import math
 import statistics
 
-__all__ = ["summarize_seeds", "wilson_interval"]
+__all__ = ["mcnemar_test", "summarize_seeds", "wilson_interval"]
 
 
 def wilson_interval(successes, total, confidence=0.95):
@@ -68,4 +68,35 @@ def summarize_seeds(values, num_images):
         "std": statistics.stdev(values) if len(values) > 1 else None,
         "values": values,
         "interval95": list(wilson_interval(mean * num_images, num_images)),
+    }
+
+
+def mcnemar_test(right_first, right_second):
+    """Whether two models that saw the same images differ by more than chance.
+
+    Only images that one gets right and the other wrong tell them apart; if neither is better, each
+    of those falls to either side like a coin. The test is exact.
+
+    Args:
+        right_first, right_second: bool (num_images,), whether each model was right on each image.
+
+    Returns:
+        `dict`: `only_first`, `only_second` (numbers of images that only one got right) and
+        `p_value`, two-sided, in [0, 1].
+
+    Raises:
+        ValueError: If the lengths differ.
+
+    Reference:
+        McNemar, "Note on the sampling error of the difference between correlated proportions"
+        (1947); the exact binomial form.
+    """
+    pairs = [(bool(a), bool(b)) for a, b in zip(right_first, right_second, strict=True)]
+    only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
+    number, fewer = only_first + only_second, min(only_first, only_second)
+    tail = sum(math.comb(number, k) for k in range(fewer + 1)) / 2**number
+    return {
+        "only_first": only_first,
+        "only_second": only_second,
+        "p_value": min(1.0, 2 * tail),
     }
