@@ -12,7 +12,7 @@ import json
 
 import tyro
 
-from catsdogs import cli
+from catsdogs import cli, console
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ def main():
         found = {run: {kind: one[kind] for kind in kinds} for run, one in metrics.items()}
         print(json.dumps(found, indent=2))
     else:
-        cli.print_evaluation(metrics)
+        console.print_evaluation(metrics)
 
 
 if __name__ == "__main__":

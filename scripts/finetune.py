@@ -7,7 +7,7 @@ Examples:
     python scripts/finetune.py --preset textbook --epochs 2   the book's way, slow
 """
 
-from catsdogs import cli, config
+from catsdogs import cli, config, console
 
 
 def main():
@@ -15,7 +15,7 @@ def main():
     run_dir, metrics = cli.load_quietly("catsdogs.stages").finetune(
         settings, places.data_dir, places.run_dir, resume=places.resume
     )
-    cli.print_outcome(run_dir, metrics)
+    console.print_outcome(run_dir, metrics)
 
 
 if __name__ == "__main__":

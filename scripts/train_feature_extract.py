@@ -7,7 +7,7 @@ Examples:
     python scripts/train_feature_extract.py --preset textbook --variant end_to_end --dropout 0
 """
 
-from catsdogs import cli, config
+from catsdogs import cli, config, console
 
 
 def main():
@@ -15,7 +15,7 @@ def main():
     run_dir, metrics = cli.load_quietly("catsdogs.stages").train_feature_extract(
         settings, places.data_dir, places.run_dir, resume=places.resume
     )
-    cli.print_outcome(run_dir, metrics)
+    console.print_outcome(run_dir, metrics)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Examples:
     python scripts/train_scratch.py --resume                  go on after a stop
 """
 
-from catsdogs import cli, config
+from catsdogs import cli, config, console
 
 
 def main():
@@ -17,7 +17,7 @@ def main():
     run_dir, metrics = cli.load_quietly("catsdogs.stages").train_scratch(
         settings, places.data_dir, places.run_dir, resume=places.resume
     )
-    cli.print_outcome(run_dir, metrics)
+    console.print_outcome(run_dir, metrics)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ ALLOWED = {
     "training": "files runs",
     "significance": "",
     "calibration": "",
-    "evaluation": "significance",
+    "evaluation": "calibration significance",
     "figures": "files",
     "plots": "figures",
     "history_plot": "figures files",
@@ -54,12 +54,14 @@ ALLOWED = {
     "growth": "cli config data.images data.sketches data.sources data.splits figures files "
     "processes runs",
     "preview": "config data.augment data.images data.splits figures plots",
-    "stage_run": "config data.images data.pipeline data.splits evaluation features figures files "
-    "fused_norm history_plot runs training",
+    "stage_run": "calibration config data.images data.pipeline data.splits evaluation features "
+    "figures files fused_norm history_plot models runs saved_model training",
     "saved_model": "files",
     "stages": "config data.augment features files models runs saved_model stage_run",
-    "evaluate_run": "data.images data.pipeline data.splits evaluation features figures files "
-    "models plots runs saved_model stage_run",
+    "prediction": "data.images evaluation files",
+    "console": "data.progress",
+    "evaluate_run": "calibration data.images data.pipeline data.splits evaluation features figures "
+    "files models plots runs saved_model stage_run",
     "results_table": "",
     "results": "config significance figures files frontier_plot growth ladder_plot results_table "
     "runs",
@@ -86,6 +88,7 @@ LONG = {
     "data.sketches": 440,  # one drawing, in many strokes
     "config": 290,  # a line or two of help for every setting
     "measure": 310,  # one piece of the benchmark after the other
+    "stage_run": 280,  # one run from its folder to its metrics
     "weights": 295,  # 40 lines of pinned digests
     "data.sources": 270,  # every kind of archive
     "data.splits": 285,  # the manifest, and what makes it

@@ -22,14 +22,11 @@ __all__ = [
     "load_quietly",
     "parse",
     "parse_stage",
-    "print_evaluation",
-    "print_outcome",
     "run",
     "usable_runs",
 ]
 
 # What a user can mend: a full or read-only disk, a missing permission, a path that leads nowhere.
-_SHOWN_MISTAKES = 6  # kinds of them, a run
 _USERS_ERRNO = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
     errno.EBUSY, errno.EXDEV, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
@@ -159,13 +156,16 @@ def run(main):
     """Runs a script's `main` and ends the process.
 
     Exit codes: 0 done; 2 the input cannot be used, the disk is full or the folder read-only, each
-    said in one line; 130 stopped with Ctrl-C.
+    said in one line; 130 stopped with Ctrl-C; 141 nobody reads the output any more, as with `head`.
     """
     script = pathlib.Path(sys.argv[0]).name
     try:
         main()
     except InputError as error:
         sys.exit(_say(f"{script}: {error}", 2))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        sys.exit(141)
     except OSError as error:
         # HDF5 raises OSErrors of its own, which name the cause only in their text.
         cause = os.strerror(errno.ENOSPC) if "No space left" in str(error) else error.strerror
@@ -186,48 +186,6 @@ def run(main):
 def _say(message, code):
     print(message, file=sys.stderr)
     return code
-
-
-def print_outcome(run_dir, metrics):
-    """Says what a stage reached and where it lies, in a few lines."""
-    validation = metrics["validation"]
-    low, high = validation["accuracy_interval95"]
-    print(
-        f"Validation accuracy {validation['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}),"
-        f" epoch {metrics['best_epoch']} kept, {metrics['wall_seconds'] / 60:.1f} minutes.\n"
-        f"Results: {run_dir}\n"
-        f"Next: python scripts/evaluate.py {run_dir}"
-    )
-
-
-def print_evaluation(metrics):
-    """Prints the test figures of evaluated runs as a table, and how each one errs.
-
-    Args:
-        metrics: `{run folder: metrics with "test"}`.
-    """
-    width = max(len("  with mirror image"), *(len(str(run)) for run in metrics))
-    print(
-        f"{'run':<{width}}  {'test accuracy':>13}  {'95 % interval':>17}  {'loss':>6}  {'AUC':>7}"
-    )
-    for run, found in metrics.items():
-        drawings = "  (drawings)" if found["drawings"] else ""
-        for name, test in ((run, found["test"]), ("  with mirror image", found.get("test_flip"))):
-            if test:
-                low, high = test["accuracy_interval95"]
-                print(
-                    f"{name!s:<{width}}  {test['accuracy']:>13.1%}  {low:>7.1%} to {high:>6.1%}  "
-                    f"{test['loss']:>6.3f}  {test['roc_auc']:>7.4f}{drawings}"
-                )
-    for run, found in metrics.items():
-        mistakes = [
-            (count, f"{count} of {sum(row)} {true} pictures taken for {predicted}")
-            for true, row in zip(found["classes"], found["test"]["confusion_matrix"], strict=True)
-            for predicted, count in zip(found["classes"], row, strict=True)
-            if predicted != true
-        ]
-        mistakes.sort(key=lambda mistake: -mistake[0])
-        print(f"{run}: {', '.join(text for _, text in mistakes[:_SHOWN_MISTAKES])}")
 
 
 def usable_runs(run_dirs):

@@ -4,6 +4,7 @@ import csv
 import pathlib
 
 from catsdogs import models, runs
+from catsdogs.calibration import apply_temperature, expected_calibration_error
 from catsdogs.data.images import load_split
 from catsdogs.data.pipeline import encode_labels, evaluation_batches
 from catsdogs.data.splits import load_manifest
@@ -71,6 +72,8 @@ def evaluate(run_dir, data_dir=None, *, flip=False):
 
     probabilities, *mirrored = map(predict, views)
     metrics["test"] = evaluate_predictions(labels, probabilities, manifest.classes)
+    unscaled = apply_temperature(probabilities, 1 / metrics["temperature"])
+    metrics["test"]["calibration_error_unscaled"] = expected_calibration_error(labels, unscaled)
     metrics.pop("test_flip", None)
     if flip:
         both = (probabilities + mirrored[0]) / 2

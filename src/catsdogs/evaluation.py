@@ -4,6 +4,7 @@ import statistics
 
 import numpy as np
 
+from catsdogs.calibration import expected_calibration_error
 from catsdogs.significance import wilson_interval
 
 __all__ = [
@@ -134,7 +135,8 @@ def evaluate_predictions(labels, probabilities, class_names):
         `accuracy_interval95` ([low, high], Wilson), `roc_auc` (of class 1 of two, else the mean
         over the classes, each against all others), `class_names`, `confusion_matrix` (list of
         rows, row = true class, column = predicted), `per_class_accuracy` (by name). `roc_auc` and
-        the accuracy of a class without images are `None`.
+        the accuracy of a class without images are `None`. `calibration_error` is in [0, 1]; see
+        `catsdogs.calibration`.
 
     Raises:
         ValueError: As `log_loss`, or if the columns are not one a class name.
@@ -160,6 +162,7 @@ def evaluate_predictions(labels, probabilities, class_names):
         "loss": log_loss(labels, probabilities),
         "accuracy": int(correct.sum()) / total,
         "accuracy_interval95": list(wilson_interval(int(correct.sum()), total)),
+        "calibration_error": expected_calibration_error(labels, probabilities),
         "roc_auc": statistics.fmean(areas) if areas else None,
         "class_names": class_names,
         "confusion_matrix": matrix.tolist(),

@@ -17,6 +17,7 @@ __all__ = [
     "build_textbook_convnet",
     "build_vgg16_base",
     "build_vgg16_classifier",
+    "divide_logits",
     "freeze",
     "split_base",
     "unfreeze_block5",
@@ -173,6 +174,18 @@ def unfreeze_block5(model):
     frozen = ("block1", "block2", "block3", "block4")
     for layer in model.layers:
         layer.trainable = not layer.name.startswith(frozen)
+
+
+def divide_logits(model, temperature):
+    """Divides what comes before the sigmoid or softmax by a temperature, in place.
+
+    Args:
+        model: A classifier of this module.
+        temperature: See `catsdogs.calibration.fit_temperature`.
+    """
+    layers_of_head = next((layer for layer in model.layers if layer.name == "head"), model)
+    logit = layers_of_head.get_layer("logit")
+    logit.set_weights([weight / temperature for weight in logit.get_weights()])
 
 
 def _probability(x, num_classes):

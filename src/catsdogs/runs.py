@@ -34,7 +34,7 @@ __all__ = [
 _CONFIG_KEYS = {"stage", "data_dir", "smoke"}
 _METRICS_KEYS = {
     "stage", "preset", "variant", "dataset", "dataset_digest", "drawings", "classes", "image_size",
-    "precision", "config", "validation", "cold", "warm", "wall_seconds",
+    "precision", "config", "validation", "temperature", "cold", "warm", "wall_seconds",
 }  # fmt: skip
 
 

@@ -1,22 +1,95 @@
-"""A trained model as it lies in its run folder."""
+"""A trained model as one file that holds all that predicting needs.
 
+A `.keras` file is a zip; beside Keras's own members it gets `catsdogs.json`: class names, image
+size and how pictures are resized. Keras passes over that member, so the file loads anywhere.
+"""
+
+import dataclasses
+import json
 import pathlib
 import zipfile
 
 import keras
 
-from catsdogs.files import InputError
+from catsdogs.files import InputError, atomic_path
 
-__all__ = ["load_model"]
+__all__ = ["SavedModel", "load_model", "load_saved_model", "save_model"]
+
+_CARD = "catsdogs.json"
+_RESIZE = (
+    "EXIF orientation applied, RGB, squashed to a square of image_size pixels whatever the aspect "
+    "ratio, bicubic with antialiasing; float32 in [0, 255]"
+)
 
 
-def load_model(run_dir):
-    """The model of a run, loaded in Keras's safe mode.
+@dataclasses.dataclass(frozen=True)
+class SavedModel:
+    """A model and what it was trained for."""
+
+    path: pathlib.Path
+    model: keras.Model
+    classes: tuple[str, ...]
+    image_size: int
+    """Side of the square images that it expects, in pixels."""
+    temperature: float
+    """By which its logits have been divided already; see `catsdogs.calibration`."""
+
+
+def save_model(model, path, *, classes, image_size, temperature):
+    """Writes a model and what predicting with it needs, in one file.
+
+    Args:
+        model: A Keras model.
+        path: File to write, ending in `.keras`.
+        classes, image_size, temperature: See `SavedModel`.
+    """
+    card = {
+        "classes": list(classes),
+        "image_size": image_size,
+        "resize": _RESIZE,
+        "temperature": temperature,
+    }
+    with atomic_path(path) as temporary:
+        model.save(temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(_CARD, json.dumps(card, indent=2))
+
+
+def load_saved_model(run_or_model):
+    """Loads a model with what it was trained for, in Keras's safe mode.
+
+    Args:
+        run_or_model: A run folder or a `.keras` file that `save_model` wrote.
+
+    Raises:
+        InputError: If it is missing, broken, or was not written by this project.
+    """
+    path = pathlib.Path(run_or_model)
+    path = path / "model.keras" if path.is_dir() else path
+    model = load_model(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            card = json.loads(archive.read(_CARD))
+        size = int(card["image_size"])
+        return SavedModel(path, model, tuple(card["classes"]), size, float(card["temperature"]))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"Expected a model that tells its classes and image size, received {path}, which does "
+            "not: it was not trained here, or by an earlier version. Train the run again."
+        ) from None
+
+
+def load_model(run_or_model):
+    """The Keras model of a run, loaded in Keras's safe mode.
+
+    Args:
+        run_or_model: A run folder or a `.keras` file.
 
     Raises:
         InputError: If it is missing or broken.
     """
-    path = pathlib.Path(run_dir) / "model.keras"
+    path = pathlib.Path(run_or_model)
+    path = path if path.suffix == ".keras" else path / "model.keras"
     if not path.is_file():
         raise InputError(f"Expected a model at {path}, found none. Train the run again.")
     try:

@@ -10,6 +10,7 @@ import keras
 
 from catsdogs import config as presets
 from catsdogs import runs, training
+from catsdogs.calibration import apply_temperature, fit_temperature
 from catsdogs.data.images import load_split
 from catsdogs.data.pipeline import (
     encode_labels,
@@ -21,9 +22,11 @@ from catsdogs.data.splits import find_data_dir, load_manifest
 from catsdogs.evaluation import class_probabilities, evaluate_predictions
 from catsdogs.features import FeatureStore
 from catsdogs.figures import save_figure
-from catsdogs.files import InputError, atomic_path, read_json, write_json
+from catsdogs.files import InputError, read_json, write_json
 from catsdogs.fused_norm import training_copy
 from catsdogs.history_plot import plot_history
+from catsdogs.models import divide_logits
+from catsdogs.saved_model import save_model
 
 __all__ = ["EVALUATION_BATCH", "StageRun", "few", "run_name"]
 
@@ -206,10 +209,19 @@ class StageRun:
             epochs=config.epochs, steps_per_epoch=steps_per_epoch, run_dir=self.run_dir,
             started=self._started,
         )  # fmt: skip
-        probabilities = class_probabilities(model.predict(validation_batches, verbose=0))
+        outputs = class_probabilities(model.predict(validation_batches, verbose=0))
+        # Part of the model from here on, so that whoever loads it gets calibrated probabilities.
+        temperature = fit_temperature(validation_labels, outputs)
+        divide_logits(whole, temperature)
+        probabilities = apply_temperature(outputs, temperature)
 
-        with atomic_path(self.run_dir / "model.keras") as path:
-            whole.save(path)
+        save_model(
+            whole,
+            self.run_dir / "model.keras",
+            classes=classes,
+            image_size=self._image_size,
+            temperature=temperature,
+        )
         title = f"{self._stage} {config.preset} {self._variant}"
         save_figure(plot_history({title: history}), self.run_dir / "curves.png")
         metrics = {
@@ -228,6 +240,7 @@ class StageRun:
             "num_train": num_images,
             "best_epoch": 1 + history["val_loss"].index(min(history["val_loss"])),
             "validation": evaluate_predictions(validation_labels, probabilities, classes),
+            "temperature": temperature,
             "start": self._start,
             **self._timing(resumed=first_epoch > 0),
             "wall_seconds": round(time.perf_counter() - self._started, 1),

@@ -11,12 +11,14 @@ class Progress:
 
     Args:
         label: What is being done, as in `"Checking pictures"`.
-        total: Number of steps.
+        total: Number of steps, or `None` if it is not known.
         unit: Name of a step, as in `"MB"`; steps are shown divided by `scale`.
         scale: Steps in a unit.
+        hidden: Whether to show nothing at all.
     """
 
-    def __init__(self, label, total, unit="", scale=1):
+    def __init__(self, label, total, unit="", scale=1, hidden=False):
+        self._hidden = hidden
         self._label, self._total, self._unit, self._scale = label, total, unit, scale
         self._done = 0
         self._shown = 0.0  # when the line was last rewritten, seconds
@@ -25,20 +27,23 @@ class Progress:
         return self
 
     def __exit__(self, *exception):
-        if self._done:
+        if self._done and not self._hidden:
             self._show(end="\n")
 
     def update(self, done):
         """Says that `done` steps are finished, all together."""
         self._done = done
         # A log file has no cursor to move back, and a terminal needs no more than ten a second.
-        if sys.stderr.isatty() and time.monotonic() - self._shown > 0.1:
+        if not self._hidden and sys.stderr.isatty() and time.monotonic() - self._shown > 0.1:
             self._shown = time.monotonic()
             self._show(end="")
 
     def _show(self, end):
-        filled = round(24 * min(1.0, self._done / max(1, self._total)))
-        figures = f"{self._done // self._scale:,}/{self._total // self._scale:,} {self._unit}"
         start = "\r" if sys.stderr.isatty() else ""
-        bar = "━" * filled + "─" * (24 - filled)
-        print(f"{start}{self._label} {bar} {figures}", end=end, file=sys.stderr, flush=True)
+        figures = f"{self._done // self._scale:,}"
+        if self._total is not None:
+            filled = round(24 * min(1.0, self._done / max(1, self._total)))
+            bar = "━" * filled + "─" * (24 - filled)
+            figures = f"{bar} {figures}/{self._total // self._scale:,}"
+        line = f"{start}{self._label} {figures} {self._unit}"
+        print(line, end=end, file=sys.stderr, flush=True)

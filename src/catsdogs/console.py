@@ -1,0 +1,135 @@
+"""What the scripts print: outcomes, tables, answers."""
+
+import csv
+import json
+import sys
+
+from catsdogs.data.progress import Progress
+
+__all__ = ["print_evaluation", "print_outcome", "print_predictions"]
+
+_SHOWN_MISTAKES = 6  # kinds of them, a run
+
+
+def print_outcome(run_dir, metrics):
+    """Says what a stage reached and where it lies, in a few lines."""
+    validation = metrics["validation"]
+    low, high = validation["accuracy_interval95"]
+    print(
+        f"Validation accuracy {validation['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}),"
+        f" epoch {metrics['best_epoch']} kept, {metrics['wall_seconds'] / 60:.1f} minutes.\n"
+        f"Results: {run_dir}\n"
+        f"Next: python scripts/evaluate.py {run_dir}"
+    )
+
+
+def print_evaluation(metrics):
+    """Prints the test figures of evaluated runs as a table, and how each one errs.
+
+    Args:
+        metrics: `{run folder: metrics with "test"}`.
+    """
+    width = max(len("  with mirror image"), *(len(str(run)) for run in metrics))
+    print(
+        f"{'run':<{width}}  {'test accuracy':>13}  {'95 % interval':>17}  {'loss':>6}  {'AUC':>7}"
+    )
+    for run, found in metrics.items():
+        drawings = "  (drawings)" if found["drawings"] else ""
+        for name, test in ((run, found["test"]), ("  with mirror image", found.get("test_flip"))):
+            if test:
+                low, high = test["accuracy_interval95"]
+                print(
+                    f"{name!s:<{width}}  {test['accuracy']:>13.1%}  {low:>7.1%} to {high:>6.1%}  "
+                    f"{test['loss']:>6.3f}  {test['roc_auc']:>7.4f}{drawings}"
+                )
+    for run, found in metrics.items():
+        mistakes = [
+            (count, f"{count} of {sum(row)} {true} pictures taken for {predicted}")
+            for true, row in zip(found["classes"], found["test"]["confusion_matrix"], strict=True)
+            for predicted, count in zip(found["classes"], row, strict=True)
+            if predicted != true
+        ]
+        mistakes.sort(key=lambda mistake: -mistake[0])
+        print(f"{run}: {', '.join(text for _, text in mistakes[:_SHOWN_MISTAKES])}")
+
+
+def print_predictions(predictions, classes, threshold, form="table", total=None):
+    """Prints answers as they come, on standard output, and unreadable files on standard error.
+
+    Args:
+        predictions: Iterable of `catsdogs.prediction.Prediction`.
+        classes: Class names.
+        threshold: Answers of a lower probability are marked as unsure.
+        form: `"table"`, `"json"` (a list of objects) or `"csv"`.
+        total: Number of files for the progress line, or `None` if nobody knows.
+
+    Returns:
+        The exit code: 1 if a file could not be read, else 0.
+    """
+    write = {"table": _TableWriter, "json": _JsonWriter, "csv": _CsvWriter}[form](classes)
+    unreadable = 0
+    # A line that is rewritten in place would get between the answers on the same terminal.
+    with Progress("Predicting", total, hidden=sys.stdout.isatty()) as progress:
+        for done, answer in enumerate(predictions, start=1):
+            if answer.error:
+                unreadable += 1
+                print(f"predict.py: {answer.error}", file=sys.stderr, flush=True)
+            else:
+                write.answer(answer, answer.probability < threshold)
+            progress.update(done)
+    write.close()
+    if unreadable:
+        print(f"predict.py: {unreadable:,} of {done:,} files left out.", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+class _TableWriter:
+    def __init__(self, classes):
+        self._width = max(map(len, ("label", *classes)))
+        print(f"{'label':<{self._width}}  probability          file")
+
+    def answer(self, answer, unsure):
+        mark = "unsure" if unsure else ""
+        print(
+            f"{answer.label:<{self._width}}  {answer.probability:>11.1%}  {mark:<6}  {answer.file}",
+            flush=True,
+        )
+
+    def close(self):
+        pass
+
+
+class _JsonWriter:
+    def __init__(self, classes):
+        del classes
+        self._before = "["
+
+    def answer(self, answer, unsure):
+        content = {
+            "file": answer.file,
+            "label": answer.label,
+            "probability": answer.probability,
+            "unsure": unsure,
+            "probabilities": answer.probabilities,
+        }
+        print(f"{self._before}\n{json.dumps(content, ensure_ascii=False)}", end="", flush=True)
+        self._before = ","
+
+    def close(self):
+        print("[]" if self._before == "[" else "\n]")
+
+
+class _CsvWriter:
+    def __init__(self, classes):
+        self._writer = csv.writer(sys.stdout, lineterminator="\n")
+        names = (f"probability_of_{name}" for name in classes)
+        self._writer.writerow(["file", "label", "probability", "unsure", *names])
+
+    def answer(self, answer, unsure):
+        numbers = (f"{value:.6f}" for value in answer.probabilities.values())
+        self._writer.writerow(
+            [answer.file, answer.label, f"{answer.probability:.6f}", str(unsure).lower(), *numbers]
+        )
+
+    def close(self):
+        pass
