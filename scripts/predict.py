@@ -4,7 +4,8 @@ Examples:
     python scripts/predict.py runs/dogs-vs-cats/finetune-best-augmented-seed0 photo.jpg
     python scripts/predict.py model.keras my_pictures/ --csv > answers.csv
     find . -name '*.jpg' | python scripts/predict.py RUN - --json
-Exit code 1: some files could not be read; they are named on standard error.
+
+The exit code is 1 if a file could not be read; it is named on standard error and passed over.
 """
 
 import dataclasses
@@ -38,8 +39,9 @@ def main():
     total = prediction.count_pictures(arguments.pictures)
     answers = prediction.predict_pictures(saved, files, tta=arguments.tta)
     form = "json" if arguments.json else "csv" if arguments.csv else "table"
-    code = console.print_predictions(answers, saved.classes, arguments.threshold, form, total)
-    raise SystemExit(code)
+    raise SystemExit(
+        console.print_predictions(answers, saved.classes, arguments.threshold, form, total)
+    )
 
 
 if __name__ == "__main__":
