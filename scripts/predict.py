@@ -9,6 +9,7 @@ The exit code is 1 if a file could not be read; it is named on standard error an
 """
 
 import dataclasses
+from typing import Annotated
 
 import tyro
 
@@ -17,9 +18,9 @@ from catsdogs import cli, console
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN_OR_MODEL")]
     """Run folder or .keras file."""
-    pictures: tyro.conf.Positional[tuple[str, ...]]
+    pictures: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH...")]
     """Files, folders, patterns in quotes, or - for a list on standard input."""
     threshold: float = 0.8
     """Answers of a lower probability are marked as unsure."""

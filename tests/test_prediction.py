@@ -125,5 +125,5 @@ def test_script(saved, photos):
         assert float(line["probability_of_sky"]) == pytest.approx(
             row["probabilities"]["sky"], abs=1e-5
         )
-    wrong = predict(photos, photos)
-    assert (wrong.returncode, wrong.stdout) == (2, "") and wrong.stderr.count("\n") == 1
+    for wrong in (predict(photos, photos), predict(saved.path)):
+        assert (wrong.returncode, wrong.stdout) == (2, "") and wrong.stderr.count("\n") == 1

@@ -64,7 +64,13 @@ def list_pictures(words):
 
 
 def count_pictures(words):
-    """How many files `list_pictures` will yield; `None` if standard input is among the words."""
+    """How many files `list_pictures` will yield; `None` if standard input is among the words.
+
+    Raises:
+        InputError: If there are no words.
+    """
+    if not words:
+        raise InputError("Expected pictures: files, folders, patterns or -. Received none.")
     return None if "-" in words else sum(1 for _ in list_pictures(words))
 
 
