@@ -59,6 +59,8 @@ ALLOWED = {
     "saved_model": "files",
     "stages": "config data.augment features files models runs saved_model stage_run",
     "prediction": "data.images evaluation files",
+    "export": "data.images files prediction",
+    "onnx_example": "",  # copied beside an exported model, where there is no catsdogs
     "console": "data.progress",
     "evaluate_run": "calibration data.images data.pipeline data.splits evaluation features figures "
     "files models plots runs saved_model stage_run",
@@ -68,9 +70,18 @@ ALLOWED = {
     "ladder": "data.splits figures files history_plot runs",
 }
 # What is heavy stays where it is needed, so that a script starts at once.
-ALLOWED_TENSORFLOW = {"data.augment", "data.pipeline", "cli", "flops", "fused_norm", "measure"}
+ALLOWED_TENSORFLOW = {
+    "data.augment",
+    "data.pipeline",
+    "cli",
+    "export",
+    "flops",
+    "fused_norm",
+    "measure",
+}
 ALLOWED_KERAS = {
     "book",
+    "export",
     "features",
     "flops",
     "fused_norm",

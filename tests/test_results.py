@@ -37,7 +37,7 @@ def write_metrics(
         "validation": {"accuracy": accuracy - 0.01},
         "test": {"accuracy": accuracy, "num_images": 1000},
         "dataset_digest": "d1", "drawings": False, "classes": ["cat", "dog"],
-        "cold": cold, "warm": not cold, "wall_seconds": seconds,
+        "temperature": 1.1, "cold": cold, "warm": not cold, "wall_seconds": seconds,
         "peak_rss_mb": memory,
         "environment": {"cores": 2, "processor": "A Processor", "commit": "abc"},
     }  # fmt: skip

@@ -28,6 +28,7 @@ __all__ = [
     "open_run",
     "peak_memory_mb",
     "read_history",
+    "validation_folder",
     "write_history",
 ]
 
@@ -132,6 +133,22 @@ def load_run(run_dir):
                 f"some of: {', '.join(sorted(keys))}. {remedy}"
             )
     return config, metrics
+
+
+def validation_folder(run_dir):
+    """The folder of the validation pictures that a run was measured on, as `str`.
+
+    Raises:
+        InputError: If there is no run, or its data set is gone.
+    """
+    folder = pathlib.Path(run_dir)
+    remedy = "Name some pictures with --pictures."
+    if not (folder / "config.json").is_file():
+        raise InputError(f"Expected a run folder to find pictures by, received {folder}. {remedy}")
+    data_dir = pathlib.Path(read_json(folder / "config.json", remedy)["data_dir"])
+    if not (data_dir / "validation").is_dir():
+        raise InputError(f"Expected the run's data set in {data_dir}, found none. {remedy}")
+    return str(data_dir / "validation")
 
 
 def finished_runs(run_dirs):

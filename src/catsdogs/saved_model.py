@@ -34,6 +34,16 @@ class SavedModel:
     temperature: float
     """By which its logits have been divided already; see `catsdogs.calibration`."""
 
+    @property
+    def card(self):
+        """What `catsdogs.json` holds, a dictionary."""
+        return {
+            "classes": list(self.classes),
+            "image_size": self.image_size,
+            "resize": _RESIZE,
+            "temperature": self.temperature,
+        }
+
 
 def save_model(model, path, *, classes, image_size, temperature):
     """Writes a model and what predicting with it needs, in one file.
@@ -43,12 +53,7 @@ def save_model(model, path, *, classes, image_size, temperature):
         path: File to write, ending in `.keras`.
         classes, image_size, temperature: See `SavedModel`.
     """
-    card = {
-        "classes": list(classes),
-        "image_size": image_size,
-        "resize": _RESIZE,
-        "temperature": temperature,
-    }
+    card = SavedModel(path, model, classes, image_size, temperature).card
     with atomic_path(path) as temporary:
         model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:

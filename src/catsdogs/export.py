@@ -1,0 +1,145 @@
+"""Models for other programs: TensorFlow's SavedModel, ONNX, LiteRT, each checked against Keras."""
+
+import contextlib
+import importlib.util
+import itertools
+import json
+import pathlib
+import shutil
+import warnings
+
+import keras
+import numpy as np
+
+from catsdogs.data.images import decode_image
+from catsdogs.files import InputError, atomic_folder, write_json
+from catsdogs.prediction import list_pictures
+
+__all__ = ["FORMATS", "export_model", "load_exported"]
+
+# Name of the file or folder, Keras's own name of the format, packages that it takes.
+FORMATS = {
+    "savedmodel": ("model", "tf_saved_model", ()),
+    "onnx": ("model.onnx", "onnx", ("onnx", "onnxruntime", "tf2onnx")),
+    "litert": ("model.tflite", "litert", ()),
+}
+_NUM_CHECKED = 32  # pictures
+_TOLERANCE = 1e-3  # of a probability
+
+
+def export_model(saved, form, folder, pictures):
+    """Writes a model in another format, if it answers as Keras does.
+
+    Exported is float32, whatever the model was trained in: these formats have no bfloat16 that
+    every reader knows.
+
+    Args:
+        saved: A `SavedModel`.
+        form: A key of `FORMATS`.
+        folder: Folder to write: the model, `model.json` with class names, image size and what to
+            do with a picture, and for ONNX an example that needs onnxruntime alone.
+        pictures: Files and folders of pictures to compare answers on; 32 are taken.
+
+    Returns:
+        A pair: number of pictures compared, and the largest difference of a probability.
+
+    Raises:
+        InputError: If a package is missing, there are no pictures, `folder` holds something else,
+            or the answers differ by more than 0.001; then nothing is written.
+    """
+    name, keras_format, packages = FORMATS[form]
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise InputError(
+            f"Expected the package {missing[0]} for {form}, found none. "
+            "Install the extra: pip install 'catsdogs[export]'."
+        )
+    folder = pathlib.Path(folder)
+    if folder.exists() and not (folder / "model.json").is_file() and any(folder.iterdir()):
+        raise InputError(
+            f"Expected a new folder or an earlier export at {folder}, received something else. "
+            "Choose another --output."
+        )
+    images = _decode(pictures, saved.image_size)
+    model = _in_float32(saved.model)
+    expected = model.predict_on_batch(images)
+    shape = (None, saved.image_size, saved.image_size, 3)
+    with atomic_folder(folder) as temporary:
+        signature = [keras.InputSpec(shape=shape, dtype="float32", name="image")]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the converters, about their own code
+            model.export(
+                temporary / name, format=keras_format, verbose=False, input_signature=signature
+            )
+        difference = float(np.abs(load_exported(form, temporary)(images) - expected).max())
+        if not difference <= _TOLERANCE:
+            raise InputError(
+                f"Expected the exported model to answer as Keras within {_TOLERANCE}, received a "
+                f"difference of {difference:.2g} in a probability. Nothing was written."
+            )
+        content = {
+            **saved.card,
+            "format": form,
+            "file": name,
+            "input": f"float32 (batch, {saved.image_size}, {saved.image_size}, 3) in [0, 255], RGB",
+            "output": "probability of the second class, (batch, 1)"
+            if expected.shape[1] == 1
+            else "probability of each class, (batch, number of classes)",
+            "largest_difference": difference,
+        }
+        write_json(temporary / "model.json", content)
+        if form == "onnx":
+            example = pathlib.Path(__file__).with_name("onnx_example.py")
+            shutil.copyfile(example, temporary / "predict_onnx.py")
+    return len(images), difference
+
+
+def load_exported(form, folder):
+    """A function from images, float32 (n, size, size, 3), to what the exported model returns."""
+    path = pathlib.Path(folder) / FORMATS[form][0]
+    if form == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path)
+        return lambda images: session.run(None, {session.get_inputs()[0].name: images})[0]
+    import tensorflow as tf
+
+    if form == "savedmodel":
+        loaded = tf.saved_model.load(path)
+        return lambda images: loaded.serve(images).numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its new home is a package of its own
+        interpreter = tf.lite.Interpreter(str(path))
+
+    def run(images):
+        (given,), (returned,) = interpreter.get_input_details(), interpreter.get_output_details()
+        interpreter.resize_tensor_input(given["index"], images.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(given["index"], images)
+        interpreter.invoke()
+        return interpreter.get_tensor(returned["index"])
+
+    return run
+
+
+def _decode(pictures, image_size):
+    images = []
+    for file in itertools.islice(list_pictures(pictures), 4 * _NUM_CHECKED):
+        with contextlib.suppress(InputError):
+            images.append(decode_image(file, image_size))
+        if len(images) == _NUM_CHECKED:
+            break
+    if not images:
+        raise InputError(
+            "Expected pictures to compare the exported model's answers on, received none that can "
+            "be read. Name some with --pictures."
+        )
+    return np.stack(images).astype(np.float32)
+
+
+def _in_float32(model):
+    """The same model and weights under another dtype policy."""
+    config = json.dumps(model.get_config()).replace("mixed_bfloat16", "float32")
+    copy = keras.Model.from_config(json.loads(config))
+    copy.set_weights(model.get_weights())
+    return copy
