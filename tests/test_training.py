@@ -133,7 +133,7 @@ def test_best_epoch_is_what_is_left(straight):
 
 def test_of_equal_epochs_the_first_is_kept(tmp_path):
     model = build()
-    state = training._RunState(tmp_path)
+    state = training._RunState(tmp_path, started=0)
     state.set_model(model)
     logs = {"loss": 1.0, "cross_entropy": 1.0, "accuracy": 0.5, "val_accuracy": 0.5}
     for epoch, val_loss in enumerate([0.7, 0.6000001, 0.6, 0.65]):
