@@ -12,7 +12,7 @@ import json
 
 import tyro
 
-from catsdogs import cli, console
+from catsdogs import cli, comparison, console
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,8 @@ def main():
         print(json.dumps(found, indent=2))
     else:
         console.print_evaluation(metrics)
+        for sentence in comparison.compare_runs(names):
+            print(sentence)
 
 
 if __name__ == "__main__":

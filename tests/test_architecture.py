@@ -62,8 +62,11 @@ ALLOWED = {
     "export": "data.images files prediction",
     "onnx_example": "",  # copied beside an exported model, where there is no catsdogs
     "console": "data.progress",
+    "slices": "significance",
+    "comparison": "files significance",
+    "report": "files",
     "evaluate_run": "calibration data.images data.pipeline data.splits evaluation features figures "
-    "files models plots runs saved_model stage_run",
+    "files models plots report runs saved_model slices stage_run",
     "results_table": "",
     "results": "config significance figures files frontier_plot growth ladder_plot results_table "
     "runs",

@@ -31,7 +31,9 @@ TUNE = FinetuneConfig(epochs=1, precision="float32", smoke=True)
 FINISHED = {
     "config.json", "environment.json", "history.csv", "metrics.json", "model.keras", "curves.png",
 }  # fmt: skip
-EVALUATED = FINISHED | {"predictions.csv", "confusion.png", "roc.png"}
+EVALUATED = FINISHED | {
+    "predictions.csv", "confusion.png", "roc.png", "reliability.png", "report.html",
+}  # fmt: skip
 
 
 def files_in(folder):

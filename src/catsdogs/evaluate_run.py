@@ -4,7 +4,7 @@ import csv
 import pathlib
 
 from catsdogs import models, runs
-from catsdogs.calibration import apply_temperature, expected_calibration_error
+from catsdogs.calibration import apply_temperature, expected_calibration_error, reliability
 from catsdogs.data.images import load_split
 from catsdogs.data.pipeline import encode_labels, evaluation_batches
 from catsdogs.data.splits import load_manifest
@@ -12,8 +12,10 @@ from catsdogs.evaluation import class_probabilities, evaluate_predictions, roc_a
 from catsdogs.features import CUT, FeatureStore
 from catsdogs.figures import save_figure
 from catsdogs.files import InputError, atomic_path, write_json
-from catsdogs.plots import plot_confusion_matrix, plot_roc
+from catsdogs.plots import plot_confusion_matrix, plot_reliability, plot_roc
+from catsdogs.report import write_report
 from catsdogs.saved_model import load_model
+from catsdogs.slices import accuracy_by_slices, measure_pictures
 from catsdogs.stage_run import EVALUATION_BATCH, few
 
 __all__ = ["evaluate"]
@@ -23,7 +25,8 @@ def evaluate(run_dir, data_dir=None, *, flip=False):
     """Measures a finished run on the test split and adds the result to its `metrics.json`.
 
     Also writes `predictions.csv` (file, label, prediction, probability of each class),
-    `confusion.png` and `roc.png` into the run folder.
+    `confusion.png`, `roc.png`, `reliability.png` and `report.html`, which holds it all, into the
+    run folder.
 
     Args:
         run_dir: The run folder.
@@ -74,6 +77,8 @@ def evaluate(run_dir, data_dir=None, *, flip=False):
     metrics["test"] = evaluate_predictions(labels, probabilities, manifest.classes)
     unscaled = apply_temperature(probabilities, 1 / metrics["temperature"])
     metrics["test"]["calibration_error_unscaled"] = expected_calibration_error(labels, unscaled)
+    right = probabilities.argmax(axis=1) == labels
+    metrics["test"]["slices"] = accuracy_by_slices(measure_pictures(images, files), right)
     metrics.pop("test_flip", None)
     if flip:
         both = (probabilities + mirrored[0]) / 2
@@ -102,5 +107,11 @@ def evaluate(run_dir, data_dir=None, *, flip=False):
     if len(curves) == 2:  # one is the other's mirror image
         curves = {run_dir.name: curves[manifest.classes[1]]}
     save_figure(plot_roc(curves), run_dir / "roc.png")
+    both = (reliability(labels, outputs) for outputs in (unscaled, probabilities))
+    save_figure(plot_reliability(*both), run_dir / "reliability.png")
     write_json(run_dir / "metrics.json", metrics)
+    write_report(
+        run_dir, metrics, files=[file.name for file in files], labels=labels,
+        probabilities=probabilities, images=images,
+    )  # fmt: skip
     return metrics

@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from catsdogs.figures import GREY, INK, STYLE, line_colours
+from catsdogs.figures import COLOURS, GREY, INK, STYLE, line_colours
 
-__all__ = ["plot_confusion_matrix", "plot_image_grid", "plot_roc"]
+__all__ = ["plot_confusion_matrix", "plot_image_grid", "plot_reliability", "plot_roc"]
 
 
 @matplotlib.rc_context(STYLE)
@@ -98,6 +98,45 @@ def plot_roc(curves):
     axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal")
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center")
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def plot_reliability(before, after):
+    """How often answers are right against the probability they were given, and how many they are.
+
+    Args:
+        before: List from `catsdogs.calibration.reliability`, before the temperature was applied.
+        after: The same afterwards.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+    """
+    figure = Figure(figsize=(5.6, 5.4), layout="constrained")
+    axes, counts = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+    parts = ((before, "as trained", COLOURS[1], "o"), (after, "with temperature", COLOURS[0], "s"))
+    for bins, name, colour, marker in parts:
+        x = [part["confidence"] for part in bins]
+        total = sum(part["num_images"] for part in bins)
+        # Bins of a few pictures say little: small marks.
+        sizes = [20 + 180 * part["num_images"] / total for part in bins]
+        y = [part["accuracy"] for part in bins]
+        axes.plot(x, y, color=colour, linewidth=1.2, alpha=0.6)
+        axes.scatter(x, y, sizes, color=colour, marker=marker, label=name, zorder=3, alpha=0.85)
+        counts.plot(x, [part["num_images"] for part in bins], marker, color=colour, markersize=4)
+    percent = PercentFormatter(1, decimals=0, symbol=" %")
+    least, lowest = (
+        min(part[name] for part in (*before, *after)) for name in ("confidence", "accuracy")
+    )
+    axes.set(xlim=(max(0.0, least - 0.05), 1.01), ylabel="right")
+    axes.set_ylim(max(-0.02, min(lowest, least) - 0.05), 1.03)
+    axes.yaxis.set_major_formatter(percent)
+    counts.set(yscale="log", ylabel="pictures", xlabel="probability of the answer")
+    counts.yaxis.set_major_formatter("{x:,.0f}")
+    counts.minorticks_off()
+    counts.xaxis.set_major_formatter(percent)
+    axes.legend(loc="lower right", markerscale=0.7)
     return figure
 
 
