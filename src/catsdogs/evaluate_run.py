@@ -83,7 +83,10 @@ def evaluate(run_dir, data_dir=None, *, flip=False):
     if flip:
         both = (probabilities + mirrored[0]) / 2
         metrics["test_flip"] = evaluate_predictions(labels, both, manifest.classes)
-    with atomic_path(run_dir / "predictions.csv") as path, path.open("w", newline="") as output:
+    with (
+        atomic_path(run_dir / "predictions.csv") as path,
+        path.open("w", newline="", encoding="utf-8") as output,
+    ):
         writer = csv.writer(output, lineterminator="\n")
         writer.writerow(
             [
