@@ -59,8 +59,11 @@ ALLOWED = {
     "saved_model": "files",
     "stages": "config data.augment features files models runs saved_model stage_run",
     "prediction": "data.images evaluation files",
-    "export": "data.images files prediction",
+    "export": "data.images files models prediction",
     "onnx_example": "",  # copied beside an exported model, where there is no catsdogs
+    "explain": "models",
+    "explain_plot": "figures",
+    "explain_run": "data.images data.progress explain explain_plot figures files models prediction",
     "console": "data.progress",
     "slices": "significance",
     "comparison": "files significance",
@@ -77,6 +80,7 @@ ALLOWED_TENSORFLOW = {
     "data.augment",
     "data.pipeline",
     "cli",
+    "explain",
     "export",
     "flops",
     "fused_norm",
@@ -84,6 +88,7 @@ ALLOWED_TENSORFLOW = {
 }
 ALLOWED_KERAS = {
     "book",
+    "explain",
     "export",
     "features",
     "flops",

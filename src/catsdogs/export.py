@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import itertools
-import json
 import pathlib
 import shutil
 import warnings
@@ -13,6 +12,7 @@ import numpy as np
 
 from catsdogs.data.images import decode_image
 from catsdogs.files import InputError, atomic_folder, write_json
+from catsdogs.models import in_float32
 from catsdogs.prediction import list_pictures
 
 __all__ = ["FORMATS", "export_model", "load_exported"]
@@ -61,7 +61,7 @@ def export_model(saved, form, folder, pictures):
             "Choose another --output."
         )
     images = _decode(pictures, saved.image_size)
-    model = _in_float32(saved.model)
+    model = in_float32(saved.model)
     expected = model.predict_on_batch(images)
     shape = (None, saved.image_size, saved.image_size, 3)
     with atomic_folder(folder) as temporary:
@@ -135,11 +135,3 @@ def _decode(pictures, image_size):
             "be read. Name some with --pictures."
         )
     return np.stack(images).astype(np.float32)
-
-
-def _in_float32(model):
-    """The same model and weights under another dtype policy."""
-    config = json.dumps(model.get_config()).replace("mixed_bfloat16", "float32")
-    copy = keras.Model.from_config(json.loads(config))
-    copy.set_weights(model.get_weights())
-    return copy

@@ -6,6 +6,8 @@ every class, (batch, num_classes). The layer named `logit` holds the values befo
 softmax. No model contains augmentation, so it can be exported and runs at full speed.
 """
 
+import json
+
 import keras
 from keras import layers
 
@@ -13,12 +15,14 @@ from catsdogs.weights import load_vgg16_weights
 
 __all__ = [
     "build_head",
+    "build_logits",
     "build_residual_convnet",
     "build_textbook_convnet",
     "build_vgg16_base",
     "build_vgg16_classifier",
     "divide_logits",
     "freeze",
+    "in_float32",
     "split_base",
     "unfreeze_block5",
 ]
@@ -71,16 +75,17 @@ def build_residual_convnet(dropout=0.3, num_classes=2, widths=(32, 64, 128, 256)
     x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
 
     # Stem: a quarter of the side before the first block, where full size would cost most.
-    x = _convolution(16, strides=2)(x)
-    x = _norm_relu(x)
-    x = _convolution(widths[0])(x)
-    x = layers.MaxPooling2D(3, strides=2, padding="same")(x)
+    x = _convolution("stem_conv1", 16, strides=2)(x)
+    x = _norm_relu("stem", x)
+    x = _convolution("stem_conv2", widths[0])(x)
+    x = layers.MaxPooling2D(3, strides=2, padding="same", name="stem_pool")(x)
 
-    for group, width in enumerate(widths):
-        for block in range(blocks):
-            x = _residual_block(x, width, strides=2 if group and not block else 1)
+    for group, width in enumerate(widths, start=1):
+        for block in range(1, blocks + 1):
+            strides = 2 if group > 1 and block == 1 else 1
+            x = _residual_block(f"group{group}_block{block}", x, width, strides)
 
-    x = _norm_relu(x)
+    x = _norm_relu("last", x)
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dropout(dropout)(x)
     return keras.Model(inputs, _probability(x, num_classes), name="residual_convnet")
@@ -180,16 +185,39 @@ def unfreeze_block5(model):
         layer.trainable = not layer.name.startswith(frozen)
 
 
-def divide_logits(model, temperature):
+def build_logits(classifier):
+    """What a classifier computes before its sigmoid or softmax, a tensor of its graph.
+
+    Args:
+        classifier: A classifier of this module, or one that was loaded from its file.
+
+    Returns:
+        A symbolic tensor, (batch, 1) or (batch, num_classes), to build a `keras.Model` with.
+    """
+    *_, before, last = classifier.layers
+    if last.name != "head":
+        return classifier.get_layer("logit").output
+    return keras.Model(last.input, last.get_layer("logit").output)(before.output)
+
+
+def divide_logits(classifier, temperature):
     """Divides what comes before the sigmoid or softmax by a temperature, in place.
 
     Args:
-        model: A classifier of this module.
+        classifier: A classifier of this module.
         temperature: See `catsdogs.calibration.fit_temperature`.
     """
-    layers_of_head = next((layer for layer in model.layers if layer.name == "head"), model)
-    logit = layers_of_head.get_layer("logit")
+    last = classifier.layers[-1]
+    logit = (last if last.name == "head" else classifier).get_layer("logit")
     logit.set_weights([weight / temperature for weight in logit.get_weights()])
+
+
+def in_float32(model):
+    """A copy of a model with the same weights that computes in float32."""
+    config = json.dumps(model.get_config()).replace("mixed_bfloat16", "float32")
+    copy = keras.Model.from_config(json.loads(config))
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _probability(x, num_classes):
@@ -199,7 +227,7 @@ def _probability(x, num_classes):
     return layers.Activation(activation, dtype="float32", name="probability")(x)
 
 
-def _convolution(filters, kernel_size=3, strides=1):
+def _convolution(name, filters, kernel_size=3, strides=1):
     # No bias: the batch normalisation that follows has one.
     return layers.Conv2D(
         filters,
@@ -208,21 +236,22 @@ def _convolution(filters, kernel_size=3, strides=1):
         padding="same",
         use_bias=False,
         kernel_initializer="he_normal",
+        name=name,
     )
 
 
-def _norm_relu(x):
+def _norm_relu(name, x):
     # Momentum 0.9: with 63 steps an epoch, Keras's 0.99 would lag behind by more than an epoch.
-    x = layers.BatchNormalization(momentum=0.9)(x)
-    return layers.Activation("relu")(x)
+    x = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(x)
+    return layers.Activation("relu", name=f"{name}_relu")(x)
 
 
-def _residual_block(x, width, strides):
+def _residual_block(name, x, width, strides):
     shortcut = x
-    x = _norm_relu(x)
+    x = _norm_relu(f"{name}_1", x)
     if strides > 1 or shortcut.shape[-1] != width:
-        shortcut = _convolution(width, kernel_size=1, strides=strides)(x)
-    x = _convolution(width, strides=strides)(x)
-    x = _norm_relu(x)
-    x = _convolution(width)(x)
-    return layers.Add()([x, shortcut])
+        shortcut = _convolution(f"{name}_shortcut", width, kernel_size=1, strides=strides)(x)
+    x = _convolution(f"{name}_conv1", width, strides=strides)(x)
+    x = _norm_relu(f"{name}_2", x)
+    x = _convolution(f"{name}_conv2", width)(x)
+    return layers.Add(name=f"{name}_add")([x, shortcut])
