@@ -13,7 +13,11 @@ from catsdogs import cli, config, console
 def main():
     settings, places = cli.parse_stage(config.FINETUNE, __doc__)
     run_dir, metrics = cli.load_quietly("catsdogs.stages").finetune(
-        settings, places.data_dir, places.run_dir, resume=places.resume
+        settings,
+        places.data_dir,
+        places.run_dir,
+        resume=places.resume,
+        tensorboard=places.tensorboard,
     )
     console.print_outcome(run_dir, metrics)
 

@@ -4,14 +4,15 @@ Examples:
     python scripts/plot_history.py runs/dogs-vs-cats/scratch-textbook-book-seed0
     python scripts/plot_history.py runs/dogs-vs-cats/scratch-* --output scratch.png
     python scripts/plot_history.py runs/dogs-vs-cats/scratch-* --smoothing 0.9 --show
+    python scripts/plot_history.py --follow runs/dogs-vs-cats/scratch-best-strong-seed0
 """
 
 import dataclasses
-import pathlib
 
 import tyro
 
-from catsdogs import cli, figures, runs
+from catsdogs import cli, figures
+from catsdogs.follow import follow_histories, read_histories
 from catsdogs.history_plot import plot_history
 
 
@@ -25,17 +26,22 @@ class Arguments:
     """Weight of the past in the exponential moving average, from 0 to below 1; by default 0.8, and
     less for runs so short that the average would lag behind."""
     show: bool = False
-    """Also open the picture in a window."""
+    """Also open the picture in a window; with --follow once the runs are finished."""
+    follow: bool = False
+    """Draw anew after every epoch, until the runs are finished."""
 
 
 def main():
     arguments = cli.parse(Arguments, __doc__)
-    paths = [pathlib.Path(run) for run in cli.usable_runs(arguments.runs)]
-    same_names = len({path.name for path in paths}) < len(paths)
-    histories = {str(p) if same_names else p.name: runs.read_history(p) for p in paths}
-    figure = plot_history(histories, arguments.smoothing)
-    figures.save_figure(figure, arguments.output)
-    print(arguments.output)
+    if arguments.follow:
+        several = follow_histories(arguments.runs)
+    else:
+        several = [read_histories(cli.usable_runs(arguments.runs))]
+    for histories in several:
+        figure = plot_history(histories, arguments.smoothing)
+        figures.save_figure(figure, arguments.output)
+        longest = max(len(history["loss"]) for history in histories.values())
+        print(f"{arguments.output}: {longest} epochs" if arguments.follow else arguments.output)
     if arguments.show:
         figures.show_figure(figure)
 

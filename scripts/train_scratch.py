@@ -15,7 +15,11 @@ from catsdogs import cli, config, console
 def main():
     settings, places = cli.parse_stage(config.SCRATCH, __doc__)
     run_dir, metrics = cli.load_quietly("catsdogs.stages").train_scratch(
-        settings, places.data_dir, places.run_dir, resume=places.resume
+        settings,
+        places.data_dir,
+        places.run_dir,
+        resume=places.resume,
+        tensorboard=places.tensorboard,
     )
     console.print_outcome(run_dir, metrics)
 

@@ -36,6 +36,7 @@ ALLOWED = {
     "models": "weights",
     "features": "files data.augment data.pipeline data.progress models weights",
     "runs": "files",
+    "follow": "files runs",
     "training": "files runs",
     "significance": "",
     "calibration": "",
@@ -107,7 +108,7 @@ LONG = {
     "data.sketches": 440,  # one drawing, in many strokes
     "config": 290,  # a line or two of help for every setting
     "measure": 310,  # one piece of the benchmark after the other
-    "stage_run": 280,  # one run from its folder to its metrics
+    "stage_run": 290,  # one run from its folder to its metrics
     "weights": 295,  # 40 lines of pinned digests
     "data.sources": 270,  # every kind of archive
     "data.splits": 285,  # the manifest, and what makes it

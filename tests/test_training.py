@@ -44,7 +44,7 @@ def build(optimizer="adamw", learning_rate=0.01):
     return model
 
 
-def fit(model, run_dir, stop_in_epoch=None, images=IMAGES):
+def fit(model, run_dir, stop_in_epoch=None, images=IMAGES, tensorboard=False):
     """Trains; `stop_in_epoch` breaks off after the first batch of that epoch (from 1)."""
     batches = image_batches(
         images, TARGETS, batch_size=BATCH, epochs=EPOCHS, seed=0, augmentation="strong",
@@ -69,6 +69,7 @@ def fit(model, run_dir, stop_in_epoch=None, images=IMAGES):
         steps_per_epoch=STEPS,
         run_dir=run_dir,
         started=time.perf_counter() - training.completed_seconds(run_dir) - 1000,
+        tensorboard=tensorboard,
     )
 
 
@@ -96,6 +97,26 @@ def test_stopped_run_ends_bit_for_bit_as_if_it_had_not_been(straight, stops, tmp
     assert runs.read_history(tmp_path) == runs.read_history(expected_dir) == expected
     for found, wanted in zip(model.get_weights(), expected_model.get_weights(), strict=True):
         np.testing.assert_array_equal(found, wanted)
+
+
+def test_tensorboard_files_tell_the_history(straight, tmp_path):
+    _, expected, plain_dir = straight
+    assert fit(build(), tmp_path, tensorboard=True) == expected  # it only watches
+    assert not (plain_dir / "tensorboard").exists()
+    for part, name in (("train", "accuracy"), ("validation", "val_accuracy")):
+        (path,) = (tmp_path / "tensorboard" / part).glob("events.out.tfevents.*")
+        events = [
+            tf.compat.v1.Event.FromString(record.numpy())
+            for record in tf.data.TFRecordDataset(str(path))
+        ]
+        found = {
+            event.step: float(tf.make_ndarray(value.tensor))
+            for event in events
+            for value in event.summary.value
+            if value.tag == "epoch_accuracy"
+        }
+        assert list(found) == list(range(EPOCHS))
+        assert list(found.values()) == pytest.approx(expected[name], abs=1e-6)
 
 
 def test_state_holds_more_than_the_weights(straight):

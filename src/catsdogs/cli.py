@@ -39,7 +39,7 @@ _GO_ON = dict.fromkeys(("train_scratch.py", "train_feature_extract.py", "finetun
 
 @dataclasses.dataclass(frozen=True)
 class StagePlaces:
-    """Where a stage reads and writes; the same three flags on every training script."""
+    """Where a stage reads and writes; the same flags on every training script."""
 
     data_dir: str | None = None
     """Prepared data set; by default the photographs if there are any, else the sketches."""
@@ -47,6 +47,8 @@ class StagePlaces:
     """Folder for the results; by default runs/DATASET/STAGE-PRESET-VARIANT-seedN."""
     resume: bool = False
     """Go on with a run that was stopped, from its last whole epoch."""
+    tensorboard: bool = False
+    """Also write event files to tensorboard/ in the run folder, for: tensorboard --logdir runs"""
 
 
 def parse(arguments_class, description, default=None):

@@ -1,6 +1,7 @@
 """What every training stage does alike: find its places, load, fit, and write the run down."""
 
 import dataclasses
+import importlib.util
 import math
 import pathlib
 import shutil
@@ -45,12 +46,19 @@ class StageRun:
         data_dir: A prepared data set, or `None` for `find_data_dir`.
         run_dir: The run folder, or `None` for `runs/DATASET/STAGE-PRESET-VARIANT-seedN`.
         resume: Whether to go on with a run that was stopped.
+        tensorboard: Whether to write TensorBoard's event files into the run folder.
 
     Raises:
         InputError: If the data set or the folder cannot be used.
     """
 
-    def __init__(self, stage, config, variant, data_dir, run_dir, resume):
+    def __init__(self, stage, config, variant, data_dir, run_dir, resume, tensorboard=False):
+        if tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise InputError(
+                "Expected the package tensorboard for --tensorboard, found none. "
+                "Install the extra: pip install 'catsdogs[tensorboard]'."
+            )
+        self._tensorboard = tensorboard
         self._started, self._began = time.perf_counter(), time.time()
         presets.check(config)
         self._stage, self._variant = stage, variant
@@ -207,7 +215,7 @@ class StageRun:
             ),
             validation_batches,
             epochs=config.epochs, steps_per_epoch=steps_per_epoch, run_dir=self.run_dir,
-            started=self._started,
+            started=self._started, tensorboard=self._tensorboard,
         )  # fmt: skip
         outputs = class_probabilities(model.predict(validation_batches, verbose=0))
         # Part of the model from here on, so that whoever loads it gets calibrated probabilities.

@@ -19,7 +19,7 @@ from catsdogs.stage_run import StageRun, run_name
 __all__ = ["finetune", "train_feature_extract", "train_scratch"]
 
 
-def train_scratch(config, data_dir=None, run_dir=None, *, resume=False):
+def train_scratch(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=False):
     """Trains a small convnet from random weights.
 
     Args:
@@ -27,6 +27,7 @@ def train_scratch(config, data_dir=None, run_dir=None, *, resume=False):
         data_dir: A prepared data set, or `None` for `find_data_dir`.
         run_dir: The run folder, or `None` for `runs/DATASET/STAGE-PRESET-VARIANT-seedN`.
         resume: Whether to go on with a run that was stopped.
+        tensorboard: Whether to write TensorBoard's event files to `run_dir/tensorboard` too.
 
     Returns:
         A pair of the run folder, a `Path`, and its metrics, a dictionary.
@@ -34,7 +35,7 @@ def train_scratch(config, data_dir=None, run_dir=None, *, resume=False):
     Raises:
         InputError: If the data set, the folder or the settings cannot be used.
     """
-    stage = StageRun("scratch", config, config.augmentation, data_dir, run_dir, resume)
+    stage = StageRun("scratch", config, config.augmentation, data_dir, run_dir, resume, tensorboard)
     config = stage.config
     train = stage.load("train", config.image_size)
     validation = stage.load("validation", config.image_size)
@@ -58,17 +59,19 @@ def train_scratch(config, data_dir=None, run_dir=None, *, resume=False):
     )  # fmt: skip
 
 
-def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False):
+def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=False):
     """Trains a new head on the frozen VGG16 base.
 
     Args:
         config: A `FeatureExtractConfig`.
-        data_dir, run_dir, resume: As for `train_scratch`.
+        data_dir, run_dir, resume, tensorboard: As for `train_scratch`.
 
     Returns, raises:
         As `train_scratch`.
     """
-    stage = StageRun("feature_extract", config, config.variant, data_dir, run_dir, resume)
+    stage = StageRun(
+        "feature_extract", config, config.variant, data_dir, run_dir, resume, tensorboard
+    )
     config = stage.config
     # First, so that a wrong --weights is told before the minutes of decoding.
     conv_base = models.build_vgg16_base(config.image_size, config.pooling, config.weights)
@@ -100,7 +103,7 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False):
     )
 
 
-def finetune(config, data_dir=None, run_dir=None, *, resume=False):
+def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=False):
     """Trains VGG16's last block and the head of a feature-extraction run together.
 
     The head comes trained, from `config.start` or from the run that is made here first: gradients
@@ -108,12 +111,12 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False):
 
     Args:
         config: A `FinetuneConfig`.
-        data_dir, run_dir, resume: As for `train_scratch`.
+        data_dir, run_dir, resume, tensorboard: As for `train_scratch`.
 
     Returns, raises:
         As `train_scratch`.
     """
-    stage = StageRun("finetune", config, config.variant, data_dir, run_dir, resume)
+    stage = StageRun("finetune", config, config.variant, data_dir, run_dir, resume, tensorboard)
     config = stage.config
     start, made = (pathlib.Path(config.start), False) if config.start else _make_start(stage)
     start_metrics = stage.begin_from(start, made)

@@ -79,7 +79,9 @@ def completed_seconds(run_dir):
         return float(arrays["seconds"])
 
 
-def fit(model, batches, validation, *, epochs, steps_per_epoch, run_dir, started):
+def fit(
+    model, batches, validation, *, epochs, steps_per_epoch, run_dir, started, tensorboard=False
+):  # fmt: skip
     """Trains a compiled model and leaves it with the weights of the epoch of least validation loss.
 
     After every epoch the whole state (weights, optimizer, random generators, history) goes to
@@ -95,6 +97,7 @@ def fit(model, batches, validation, *, epochs, steps_per_epoch, run_dir, started
         run_dir: The run folder.
         started: When the run began, seconds of `time.perf_counter()`; earlier by
             `completed_seconds(run_dir)` for one that goes on.
+        tensorboard: Whether to write TensorBoard's event files to `run_dir/tensorboard` too.
 
     Returns:
         The history of all epochs, `{"loss", "accuracy", "val_loss", "val_accuracy"}`, each a list
@@ -109,6 +112,10 @@ def fit(model, batches, validation, *, epochs, steps_per_epoch, run_dir, started
     if initial_epoch:
         state.restore(model, initial_epoch)
         print(f"Going on after epoch {initial_epoch}.", flush=True)
+    callbacks = [keras.callbacks.TerminateOnNaN(), state]
+    if tensorboard:
+        log_dir = pathlib.Path(run_dir) / "tensorboard"
+        callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
     if initial_epoch < epochs:
         model.fit(
             batches,
@@ -117,7 +124,7 @@ def fit(model, batches, validation, *, epochs, steps_per_epoch, run_dir, started
             initial_epoch=initial_epoch,
             steps_per_epoch=steps_per_epoch,
             shuffle=False,  # the batches are shuffled already
-            callbacks=[keras.callbacks.TerminateOnNaN(), state],
+            callbacks=callbacks,
             verbose=1 if sys.stdout.isatty() else 2,
         )
     if len(state.history["loss"]) < epochs:
