@@ -18,7 +18,7 @@ setup: $(READY)  ## make .venv and install everything (the other targets do it b
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or later is needed, this is ' + sys.version.split()[0] if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[weights,export,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[weights,export,demo,test]'
 	@touch $@
 
 run: $(READY)  ## the whole ladder at a small setting, on drawings if there are no photographs

@@ -61,6 +61,9 @@ ALLOWED = {
     "stages": "config data.augment features files models runs saved_model stage_run",
     "prediction": "data.images evaluation files",
     "export": "data.images files models prediction",
+    "demo_choices": "data.images files prediction runs saved_model",
+    "demo_page": "",
+    "demo": "data.images demo_choices demo_page explain explain_plot files prediction saved_model",
     "onnx_example": "",  # copied beside an exported model, where there is no catsdogs
     "explain": "models",
     "explain_plot": "figures",

@@ -13,7 +13,7 @@ import keras
 
 from catsdogs.files import InputError, atomic_path
 
-__all__ = ["SavedModel", "load_model", "load_saved_model", "save_model"]
+__all__ = ["SavedModel", "load_model", "load_saved_model", "read_card", "save_model"]
 
 _CARD = "catsdogs.json"
 _RESIZE = (
@@ -69,14 +69,33 @@ def load_saved_model(run_or_model):
     Raises:
         InputError: If it is missing, broken, or was not written by this project.
     """
-    path = pathlib.Path(run_or_model)
-    path = path / "model.keras" if path.is_dir() else path
-    model = load_model(path)
+    path = _model_file(run_or_model)
+    return SavedModel(path, load_model(path), **read_card(path))
+
+
+def read_card(run_or_model):
+    """What a model was trained for, without loading it.
+
+    Args:
+        run_or_model: A run folder or a `.keras` file that `save_model` wrote.
+
+    Returns:
+        A dictionary: `classes`, `image_size` and `temperature` of `SavedModel`.
+
+    Raises:
+        InputError: As `load_saved_model`.
+    """
+    path = _model_file(run_or_model)
     try:
         with zipfile.ZipFile(path) as archive:
             card = json.loads(archive.read(_CARD))
-        size = int(card["image_size"])
-        return SavedModel(path, model, tuple(card["classes"]), size, float(card["temperature"]))
+        return {
+            "classes": tuple(card["classes"]),
+            "image_size": int(card["image_size"]),
+            "temperature": float(card["temperature"]),
+        }
+    except (OSError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from None
     except (KeyError, TypeError, ValueError):
         raise InputError(
             f"Expected a model that tells its classes and image size, received {path}, which does "
@@ -93,14 +112,23 @@ def load_model(run_or_model):
     Raises:
         InputError: If it is missing or broken.
     """
-    path = pathlib.Path(run_or_model)
-    path = path if path.suffix == ".keras" else path / "model.keras"
-    if not path.is_file():
-        raise InputError(f"Expected a model at {path}, found none. Train the run again.")
+    path = _model_file(run_or_model)
     try:
         return keras.models.load_model(path, safe_mode=True)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"Expected a whole Keras model at {path}, received a damaged one "
-            f"({type(error).__name__}). Train the run again."
-        ) from None
+        raise _damaged(path, error) from None
+
+
+def _model_file(run_or_model):
+    path = pathlib.Path(run_or_model)
+    path = path / "model.keras" if path.is_dir() or path.suffix != ".keras" else path
+    if not path.is_file():
+        raise InputError(f"Expected a model at {path}, found none. Train the run again.")
+    return path
+
+
+def _damaged(path, error):
+    return InputError(
+        f"Expected a whole Keras model at {path}, received a damaged one "
+        f"({type(error).__name__}). Train the run again."
+    )
