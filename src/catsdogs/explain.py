@@ -140,15 +140,15 @@ def maximize_filters(model, layer_name, channels, *, size=128, seed=0):
     return np.clip(np.rint(images), 0, 255).astype(np.uint8)
 
 
-def grad_cam(model, images, target=None, *, layer_name=None):
+def grad_cam(model, images, target=None):
     """Where the evidence for a class lies: gradient-weighted class activation maps.
+
+    Taken at the deepest ReLU, which has seen the most and still knows where.
 
     Args:
         model: A classifier.
         images: uint8 or float32 (n, size, size, 3) in [0, 255].
         target: Index of the class, or `None` for the one that each image is predicted as.
-        layer_name: Name of a layer with a feature map, or `None` for the deepest ReLU: it has seen
-            the most and still knows where.
 
     Returns:
         float32 (n, height, width) in [0, 1], as fine as the feature map; the strongest place of
@@ -157,12 +157,16 @@ def grad_cam(model, images, target=None, *, layer_name=None):
     Reference:
         Selvaraju et al., "Grad-CAM" (2017).
     """
-    name = layer_name or rectified_layers(model, images.shape[1])[-1]
-    inside = keras.Model(model.input, [model.get_layer(name).output, build_logits(model)])
+    deepest = model.get_layer(rectified_layers(model, images.shape[1])[-1]).output
+    # Two models, so that no slope is computed for the convolutions.
+    to_maps = keras.Model(model.input, deepest)
+    to_logits = keras.Model(deepest, build_logits(model))
     found = []
     for batch in _batches(images):
-        with tf.GradientTape() as tape:
-            maps, logits = inside(batch, training=False)
+        maps = to_maps(batch, training=False)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(maps)
+            logits = to_logits(maps, training=False)
             evidence = _log_odds(logits, _targets(logits, target))
         slopes = tf.cast(tape.gradient(evidence, maps), tf.float32)
         weights = tf.reduce_mean(slopes, axis=(1, 2), keepdims=True)
