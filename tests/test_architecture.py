@@ -67,7 +67,7 @@ ALLOWED = {
     "onnx_example": "",  # copied beside an exported model, where there is no catsdogs
     "explain": "models",
     "explain_plot": "figures",
-    "explain_run": "data.images data.progress explain explain_plot figures files models prediction",
+    "explain_run": "data.images data.progress explain explain_plot figures files prediction",
     "console": "data.progress",
     "slices": "significance",
     "comparison": "files significance",

@@ -24,8 +24,8 @@ __all__ = [
 _BATCH = 32  # images a forward pass
 _OCTAVES = 3
 _OCTAVE_SCALE = 1.4
-_STEPS = 30  # of gradient ascent, an octave
-_STEP_SIZE = 4.0  # grey levels, root mean square over an image
+_STEPS = 20  # of gradient ascent, an octave
+_STEP_SIZE = 5.0  # grey levels, root mean square over an image
 _JITTER = 8  # pixels
 
 

@@ -9,7 +9,6 @@ from catsdogs.data.progress import Progress
 from catsdogs.explain_plot import plot_activations, plot_filters, plot_heatmaps
 from catsdogs.figures import save_figure
 from catsdogs.files import InputError
-from catsdogs.models import in_float32
 from catsdogs.prediction import list_pictures, predict_images
 
 __all__ = ["explain_pictures"]
@@ -40,7 +39,7 @@ def explain_pictures(saved, words, folder, *, layer_names=(), target=None, num_c
         raise InputError(
             f"Expected --target to be one of {_listed(saved.classes)}. Received: {target}."
         )
-    model = in_float32(saved.model)  # the slopes of bfloat16 are rough
+    model = saved.model
     shown = layer_names or explain.rectified_layers(model, saved.image_size)
     usable = [layer.name for layer in model.layers if len(layer.output.shape) == 4]
     for name in shown:
