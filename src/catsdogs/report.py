@@ -47,7 +47,8 @@ th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px soli
 .bad { color: var(--bad); } .slices :is(th, td) { white-space: nowrap; }
 .settings th { width: 13rem; }
 @media (max-width: 44rem) {
-  .slices :is(th, td):is(:nth-child(3), :nth-child(7)) { display: none; } }
+  .slices :is(th, td):is(:nth-child(3), :nth-child(7)) { display: none; }
+  .slices :is(th, td) { padding-right: .4rem; font-size: .8rem; } }
 """
 
 
