@@ -44,6 +44,7 @@ ALLOWED = {
     "figures": "files",
     "plots": "figures",
     "history_plot": "figures files",
+    "array_plot": "figures",
     "ladder_plot": "figures",
     "frontier_plot": "figures",
     "processes": "files",

@@ -8,8 +8,9 @@ import PIL.Image
 import pytest
 from matplotlib.colors import to_hex
 
+from catsdogs.array_plot import plot_arrays
 from catsdogs.evaluation import roc_auc, roc_curve
-from catsdogs.figures import save_figure, show_figure
+from catsdogs.figures import render_figure, save_figure, show_figure
 from catsdogs.files import InputError
 from catsdogs.history_plot import plot_history, smooth
 from catsdogs.ladder_plot import plot_results
@@ -130,6 +131,25 @@ def test_image_grid_fills_its_rows():
     assert mixed.axes[0].get_gridspec().get_geometry() == (2, 2)
 
 
+def test_arrays_share_one_scale_and_show_their_numbers():
+    arrays = [np.arange(20).reshape(4, 5), np.array([[-1.25]])]
+    figure = plot_arrays(arrays, ["many", "one"], {0: (1, 2, 2, 3)})
+    text = texts_of(figure)
+    assert all(part in text.split("\n") for part in ("many", "one", "19", "-1.25"))
+    boxes = [axes.get_position() * figure.get_size_inches() for axes in figure.axes]
+    cells = [
+        np.diff(box, axis=0)[0] / array.shape[::-1]
+        for box, array in zip(boxes, arrays, strict=True)
+    ]
+    np.testing.assert_allclose(cells[0], cells[1])
+    frame = figure.axes[0].patches[0]
+    assert (frame.get_xy(), frame.get_height(), frame.get_width()) == ((1.5, 0.5), 2, 3)
+    picture = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)
+    large = plot_arrays([picture, picture - 128.0], ["picture", "map"])
+    assert texts_of(large).split("\n").count("128") == 0
+    assert [axes.images[0].get_cmap().name for axes in large.axes] == ["gray", "signed"]
+
+
 def test_results_ladder_states_every_row():
     rows = [
         make_row("finetune", "cached", [0.99, 0.992, 0.991]),
@@ -158,6 +178,12 @@ def test_save_figure_is_small_and_atomic(tmp_path):
         save_figure(plot_image_grid(noise), tmp_path / "grid.tiff")
 
 
+def test_render_figure_takes_what_is_smaller():
+    noise = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), dtype=np.uint8)
+    assert render_figure(plot_arrays([np.eye(3)], ["ones"])).format == "png"
+    assert render_figure(plot_image_grid(noise)).format == "jpeg"
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -169,6 +195,8 @@ def test_save_figure_is_small_and_atomic(tmp_path):
         (lambda: plot_image_grid([]), "at least one image"),
         (lambda: plot_image_grid([np.zeros((4, 4, 3))]), "float64"),
         (lambda: plot_image_grid(np.zeros((2, 4, 4, 3), np.uint8), ["one"]), "1 titles"),
+        (lambda: plot_arrays([np.eye(2)], []), r"0 titles, shapes \[\(2, 2\)\]"),
+        (lambda: plot_arrays([np.ones(2)], ["flat"]), r"shapes \[\(2,\)\]"),
         (lambda: plot_results([]), "at least one row.*0 rows"),
         (lambda: plot_results([make_row("distil", "cached", [0.9])]), r"stages \['distil'\]"),
     ],

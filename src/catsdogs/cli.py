@@ -134,8 +134,6 @@ def load_quietly(module):
         The module.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Every model that extracts features is traced anew, which is meant.
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with tempfile.TemporaryFile() as chatter:
         sys.stderr.flush()
         stderr = os.dup(2)
@@ -143,6 +141,9 @@ def load_quietly(module):
         try:
             import tensorflow as tf
 
+            # Every model that extracts features is traced anew, which is meant. Set only now,
+            # because in a notebook TensorFlow sets a level of its own while it loads.
+            logging.getLogger("tensorflow").setLevel(logging.ERROR)
             tf.config.list_logical_devices()  # the last chatter comes with the devices
             return importlib.import_module(module)
         except Exception:

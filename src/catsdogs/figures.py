@@ -1,4 +1,4 @@
-"""The look of every figure, and the file or window that a figure becomes."""
+"""The look of every figure, and the file, picture or window that a figure becomes."""
 
 import io
 import pathlib
@@ -9,7 +9,10 @@ import PIL.Image
 
 from catsdogs.files import InputError, atomic_path
 
-__all__ = ["COLOURS", "GREY", "INK", "PALE", "STYLE", "line_colours", "save_figure", "show_figure"]
+__all__ = [
+    "COLOURS", "GREY", "INK", "PALE", "STYLE", "line_colours", "render_figure", "save_figure",
+    "show_figure",
+]  # fmt: skip
 
 # Okabe and Ito's palette, told apart with every kind of colour blindness; without its yellow, which
 # is too pale for a line on white.
@@ -36,6 +39,7 @@ STYLE = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
 }
+_FORMATS = {".png": "png", ".jpg": "jpeg"}
 _MAX_BYTES = 150_000  # figures are committed and shown on a web page
 # What is tried to stay under it: dots per inch, colours of a PNG (None: all), quality of a JPEG.
 _RENDERINGS = ((160, None, 90), (160, 256, 85), (120, 256, 80), (90, 256, 70))
@@ -62,22 +66,32 @@ def save_figure(figure, path):
         InputError: If the path has another suffix.
     """
     path = pathlib.Path(path)
-    if path.suffix not in (".png", ".jpg"):
+    if path.suffix not in _FORMATS:
         raise InputError(f"Expected a figure's file to end in .png or .jpg. Received: path={path}")
     for dpi, num_colours, quality in _RENDERINGS:
-        rendered, encoded = io.BytesIO(), io.BytesIO()
-        figure.savefig(rendered, format="png", dpi=dpi)
-        image = PIL.Image.open(rendered).convert("RGB")
-        if path.suffix == ".jpg":
-            image.save(encoded, format="jpeg", quality=quality, optimize=True)
-        else:
-            # A chart's few colours survive a palette unchanged, at a third of the bytes.
-            image = image.quantize(num_colours) if num_colours else image
-            image.save(encoded, format="png", optimize=True)
-        if encoded.tell() < _MAX_BYTES:
+        pixels = _to_pixels(figure, dpi)
+        encoded = _encode(pixels, _FORMATS[path.suffix], num_colours, quality)
+        if len(encoded) < _MAX_BYTES:
             break
     with atomic_path(path) as temporary:
-        temporary.write_bytes(encoded.getvalue())
+        temporary.write_bytes(encoded)
+
+
+def render_figure(figure, dpi=100):
+    """A figure as a picture, which a notebook shows when it is a cell's last value.
+
+    Args:
+        figure: `matplotlib.figure.Figure`.
+        dpi: Pixels an inch.
+
+    Returns:
+        `IPython.display.Image`, PNG or JPEG, whichever is smaller: charts become PNG and
+        photographs JPEG.
+    """
+    from IPython.display import Image  # every notebook has it, nothing else needs it
+
+    pixels = _to_pixels(figure, dpi)
+    return Image(min(_encode(pixels, "png", 256), _encode(pixels, "jpeg", quality=80), key=len))
 
 
 def show_figure(figure):
@@ -98,3 +112,21 @@ def show_figure(figure):
         )
     plt.figure(figure)
     plt.show()
+
+
+def _to_pixels(figure, dpi):
+    rendered = io.BytesIO()
+    figure.savefig(rendered, format="png", dpi=dpi)
+    return PIL.Image.open(rendered).convert("RGB")
+
+
+def _encode(pixels, form, num_colours=None, quality=90):
+    """The bytes of a picture file."""
+    encoded = io.BytesIO()
+    if form == "jpeg":
+        pixels.save(encoded, form, quality=quality, optimize=True)
+    else:
+        # A chart's few colours survive a palette unchanged, at a third of the bytes.
+        pixels = pixels.quantize(num_colours) if num_colours else pixels
+        pixels.save(encoded, form, optimize=True)
+    return encoded.getvalue()
