@@ -6,7 +6,7 @@ READY := .venv/ready
 ARCHIVE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run photos ladder results benchmark growth test lint clean
+.PHONY: help setup run photos ladder results benchmark growth notebooks test lint clean
 
 help:  ## this list
 	@echo "catsdogs: image classification from a small labelled set of photographs"
@@ -39,6 +39,9 @@ benchmark: $(READY)  ## the machine, the book's recipe and the stages, timed (mo
 
 growth: $(READY)  ## time and memory from 1,000 to 25,000 drawings
 	$(BIN)/python scripts/measure_growth.py --output results/growth.json
+
+notebooks: $(READY)  ## run the notebooks and save what they show
+	$(BIN)/python scripts/run_notebooks.py notebooks/*.ipynb
 
 test: $(READY)  ## the tests
 	$(BIN)/python -m pytest -q
