@@ -6,7 +6,7 @@ READY := .venv/ready
 ARCHIVE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run photos ladder results benchmark growth test lint clean
+.PHONY: help setup run photos ladder results benchmark growth notebooks test lint clean
 
 help:  ## this list
 	@echo "catsdogs: image classification from a small labelled set of photographs"
@@ -18,7 +18,7 @@ setup: $(READY)  ## make .venv and install everything (the other targets do it b
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or later is needed, this is ' + sys.version.split()[0] if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[weights,export,demo,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[weights,export,demo,tensorboard,test]'
 	@touch $@
 
 run: $(READY)  ## the whole ladder at a small setting, on drawings if there are no photographs
@@ -39,6 +39,9 @@ benchmark: $(READY)  ## the machine, the book's recipe and the stages, timed (mo
 
 growth: $(READY)  ## time and memory from 1,000 to 25,000 drawings
 	$(BIN)/python scripts/measure_growth.py --output results/growth.json
+
+notebooks: $(READY)  ## run the notebooks and save what they show
+	$(BIN)/python scripts/run_notebooks.py notebooks/*.ipynb
 
 test: $(READY)  ## the tests
 	$(BIN)/python -m pytest -q

@@ -1,0 +1,49 @@
+"""Runs notebooks from top to bottom and saves them with what they show.
+
+Examples:
+    python scripts/run_notebooks.py notebooks/*.ipynb
+    python scripts/run_notebooks.py notebooks/01_convnets.ipynb --output-dir /tmp/notebooks
+"""
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+
+import nbformat
+import tyro
+from nbclient import NotebookClient
+from traitlets.config import Config
+
+from catsdogs import cli
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    notebooks: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+    """Notebooks to run."""
+    output_dir: pathlib.Path | None = None
+    """Folder to save them in; by default each replaces itself."""
+
+
+def main():
+    arguments = cli.parse(Arguments, __doc__)
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel of this very interpreter
+    # Else the kernel warns that others on this machine could read along.
+    config = Config({"KernelManager": {"transport_encryption": "auto"}})
+    for path in arguments.notebooks:
+        notebook = nbformat.read(path, as_version=4)
+        metadata = notebook.metadata.copy()  # the kernel adds facts of this machine
+        with tempfile.TemporaryDirectory() as folder:
+            where = {"metadata": {"path": folder}}
+            client = NotebookClient(notebook, resources=where, timeout=None, config=config)
+            client.record_timing, client.coalesce_streams = False, True
+            client.execute()
+        notebook.metadata = metadata
+        output = (arguments.output_dir or path.parent) / path.name
+        nbformat.write(notebook, output)
+        print(f"{output}: {output.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,110 @@
+"""The notebooks: they define nothing, show what they were last run with, and still run."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MAX_BYTES = 400_000
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+MAY_IMPORT = {"catsdogs", "keras", "matplotlib", "numpy", *sys.stdlib_module_names}
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read_cells(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def code_of(path):
+    """Syntax tree of each code cell."""
+    return [
+        ast.parse("".join(cell["source"]))
+        for cell in read_cells(path)
+        if cell["cell_type"] == "code"
+    ]
+
+
+def outputs_of(cells):
+    return [output for cell in cells for output in cell.get("outputs", ())]
+
+
+def text_of(outputs):
+    """What was printed, all together."""
+    return "".join(line for output in outputs for line in output.get("text", ()))
+
+
+def numbers_in(text):
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)]
+
+
+def test_there_are_notebooks():
+    assert [path.name[:3] for path in NOTEBOOKS] == ["01_", "02_", "03_"][: len(NOTEBOOKS)]
+    assert len(NOTEBOOKS) >= 2
+
+
+@every_notebook
+def test_defines_nothing(path):
+    nodes = [node for tree in code_of(path) for node in ast.walk(tree)]
+    assert not [node.lineno for node in nodes if isinstance(node, DEFINITIONS)]
+    imported = {
+        name.partition(".")[0]
+        for node in nodes
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else
+                     [alias.name for alias in node.names])
+    }  # fmt: skip
+    assert "catsdogs" in imported and imported <= MAY_IMPORT
+
+
+@every_notebook
+def test_committed_as_it_was_run(path):
+    cells = read_cells(path)
+    counts = [cell["execution_count"] for cell in cells if cell["cell_type"] == "code"]
+    assert counts == list(range(1, len(counts) + 1))
+    outputs = outputs_of(cells)
+    assert any({"image/png", "image/jpeg"} & output.get("data", {}).keys() for output in outputs)
+    assert text_of(outputs)
+    assert "error" not in {output["output_type"] for output in outputs}
+    assert "stderr" not in {output.get("name") for output in outputs}
+
+
+@every_notebook
+def test_is_small_and_knows_no_machine(path):
+    assert path.stat().st_size <= MAX_BYTES
+    content = path.read_text(encoding="utf-8")
+    assert not re.search(r"/(tmp|work|home|root|Users)/", content)
+    assert json.loads(content)["metadata"] == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+
+
+@every_notebook
+def test_links_lead_somewhere(path):
+    texts = ["".join(c["source"]) for c in read_cells(path) if c["cell_type"] == "markdown"]
+    links = {link for text in texts for link in re.findall(r"\]\((?!http)([^)#]+)", text)}
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
+@pytest.mark.slow
+@every_notebook
+def test_runs_from_top_to_bottom(path, vgg16_weights, tmp_path):
+    before = path.read_bytes()
+    command = [sys.executable, ROOT / "scripts" / "run_notebooks.py", path]
+    finished = subprocess.run(
+        [*command, "--output-dir", tmp_path], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert path.read_bytes() == before
+    cells = read_cells(tmp_path / path.name)
+    assert [cell["source"] for cell in cells] == [cell["source"] for cell in read_cells(path)]
+    assert "stderr" not in {output.get("name") for output in outputs_of(cells)}
+    if path.stem == "01_convnets":  # nothing is trained in it
+        shown, again = (numbers_in(text_of(outputs_of(c))) for c in (read_cells(path), cells))
+        assert again == pytest.approx(shown, abs=0.03)  # drawings differ a little with Pillow
