@@ -97,7 +97,7 @@ def test_table_states_every_row_and_links_its_evidence(tmp_path):
     header, rule, drawn, tuned = [line for line in readme.splitlines() if line.startswith("|")]
     assert header.count("|") == rule.count("|") == drawn.count("|") == tuned.count("|")
     assert "on sketches" in drawn and "batch size 64" in drawn and "**95.0 %**" in drawn
-    assert "**99.1 %** ± 0.1" in tuned and "10.2" in tuned and "0.2" in tuned and "3.2 GB" in tuned
+    assert "**99.1 %** ± 0.1" in tuned and "10.2" in tuned and "0.2" in tuned and "3.1 GiB" in tuned
     assert "[0](results/dogs-vs-cats/tuned0/metrics.json)" in tuned
     assert "[1](results/dogs-vs-cats/tuned1/metrics.json)" in tuned
     # Making it again changes nothing.

@@ -103,7 +103,7 @@ def print_benchmark(found):
     print("\nThis project's stages, from the command to its end (within: without Python's start)")
     for name, stage in found["stages"].items():
         print(
-            f"  {name}: {stage['seconds'] / 60:.1f} minutes, {stage['peak_rss_mb'] / 1000:.1f} GB, "
+            f"  {name}: {stage['seconds'] / 60:.1f} minutes, {stage['peak_rss_mb'] / 1024:.1f} GiB, "
             f"validation {stage['val_accuracy']:.1%}"
         )
     print("\nPrediction, from the file to the probability")

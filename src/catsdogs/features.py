@@ -33,7 +33,8 @@ __all__ = ["CUT", "FeatureStore"]
 
 CUT = "block4_pool"  # the last layer before the block that fine-tuning trains
 
-_BATCH_SIZE = 32  # larger gains nothing on two cores and costs memory
+_BATCH_SIZE = 32  # at most: larger gains nothing on two cores and costs memory
+_BATCH_PIXELS = 2.5e6  # at most, so that large images take no more memory than middling ones
 _FORMAT = 1  # raised when the meaning of a file changes
 
 
@@ -144,11 +145,13 @@ def _extract(paths, model, load, num_rows, label):
             stack.enter_context(_PartialFile(path, (num_rows, *output.shape[1:])))
             for path, output in zip(paths, model.outputs, strict=True)
         ]
-        finished = min(file.whole_batches() for file in files)
+        size = max(1, min(_BATCH_SIZE, int(_BATCH_PIXELS / math.prod(model.input.shape[1:3]))))
+        # Whole batches alone, so that every row is computed in the batch it always is in.
+        finished = min(file.num_rows() for file in files) // size * size
         for file in files:
             file.truncate(finished)
-        starts = range(finished, num_rows, _BATCH_SIZE)
-        batches = [slice(start, min(start + _BATCH_SIZE, num_rows)) for start in starts]
+        starts = range(finished, num_rows, size)
+        batches = [slice(start, min(start + size, num_rows)) for start in starts]
         progress = stack.enter_context(Progress(f"Computing {label}", num_rows))
         # What comes next is read while the processors compute.
         thread = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
@@ -203,10 +206,9 @@ class _PartialFile:
     def __exit__(self, *error):
         self._file.close()
 
-    def whole_batches(self):
-        """Rows there, whole batches alone: every row is computed in the batch it always is in."""
-        rows = (self._file.tell() - len(self._header)) // self._row_bytes
-        return rows // _BATCH_SIZE * _BATCH_SIZE
+    def num_rows(self):
+        """Whole rows there."""
+        return (self._file.tell() - len(self._header)) // self._row_bytes
 
     def truncate(self, num_rows):
         self._file.truncate(len(self._header) + num_rows * self._row_bytes)

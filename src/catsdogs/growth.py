@@ -120,7 +120,7 @@ def plot_growth(rows):
     for (step, label), colour in zip(_STEPS.items(), COLOURS, strict=False):
         style = {"color": colour, "marker": "o", "markersize": 4, "label": label}
         time.plot(numbers, [row[step]["seconds"] for row in rows], **style)
-        memory.plot(numbers, [row[step]["peak_rss_mb"] / 1000 for row in rows], **style)
+        memory.plot(numbers, [row[step]["peak_rss_mb"] / 1024 for row in rows], **style)
     for axes in (time, memory):
         axes.set_xscale("log")
         axes.set_xticks(numbers, [f"{number:,}" for number in numbers])
@@ -135,7 +135,7 @@ def plot_growth(rows):
     highest = max(row[step]["seconds"] for row in rows for step in _STEPS)
     time.set_ylim(None, 1.3 * highest)
     figure.legend(*time.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    memory.set(ylim=(0, None), title="Peak memory", ylabel="GB")
+    memory.set(ylim=(0, None), title="Peak memory", ylabel="GiB")
     return figure
 
 

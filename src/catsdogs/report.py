@@ -181,7 +181,7 @@ def _environment(metrics):
         "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
         "precision": metrics["precision"],
         "minutes of training": f"{metrics['wall_seconds'] / 60:.1f}",
-        "peak memory": f"{metrics['peak_rss_mb'] / 1000:.1f} GB",
+        "peak memory": f"{metrics['peak_rss_mb'] / 1024:.1f} GiB",
         "parameters": f"{metrics['num_parameters']:,}, of which {metrics['num_trainable']:,} "
         "trained",
     }

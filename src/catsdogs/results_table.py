@@ -41,7 +41,7 @@ def results_table(summary):
             f"| {_TITLES[row['stage']]} | {recipe} | {row['image_size']}² "
             f"| **{100 * accuracy['mean']:.1f} %**{spread} | {100 * low:.1f} to {100 * high:.1f} "
             f"| {flip} | {100 * row['val_accuracy']:.1f} % | {_minutes(row['wall_seconds'])} "
-            f"| {_minutes(row['warm_wall_seconds'])} | {row['peak_rss_mb'] / 1000:.1f} GB "
+            f"| {_minutes(row['warm_wall_seconds'])} | {row['peak_rss_mb'] / 1024:.1f} GiB "
             f"| seed {links} |"
         )
     return "\n".join(lines)

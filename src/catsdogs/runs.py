@@ -217,7 +217,7 @@ def describe_environment():
 
 
 def peak_memory_mb():
-    """Most memory this process has held so far, in MB, mapped files that were touched included."""
+    """Most memory this process has held so far, in MiB, mapped files that were touched included."""
     try:
         # Not getrusage, which on Linux begins with the peak of the process that started this one.
         status = pathlib.Path("/proc/self/status").read_text()
