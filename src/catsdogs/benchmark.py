@@ -103,8 +103,8 @@ def print_benchmark(found):
     print("\nThis project's stages, from the command to its end (within: without Python's start)")
     for name, stage in found["stages"].items():
         print(
-            f"  {name}: {stage['seconds'] / 60:.1f} minutes, {stage['peak_rss_mb'] / 1024:.1f} GiB, "
-            f"validation {stage['val_accuracy']:.1%}"
+            f"  {name}: {stage['seconds'] / 60:.1f} minutes, "
+            f"{stage['peak_rss_mb'] / 1024:.1f} GiB, validation {stage['val_accuracy']:.1%}"
         )
     print("\nPrediction, from the file to the probability")
     for name, one in found["prediction"].items():
