@@ -49,13 +49,14 @@ def evaluate(run_dir, data_dir=None, *, flip=False):
             "pictures or splits differ: training pictures might be in its test split. Prepare "
             "the same data again, or train again."
         )
-    model = load_model(run_dir)
     images, labels = load_split(data_dir, manifest, "test", metrics["image_size"])
-    files = manifest.split("test")
+    files, classes = manifest.split("test"), manifest.classes
     if config["smoke"]:
         images, labels, files = (few(rows, "test") for rows in (images, labels, files))
-    views = [(images, False), (images, True)][: 2 if flip else 1]  # whether to mirror them
-    if config["stage"] != "scratch":
+
+    model = load_model(run_dir)
+    views = [(images, False), (images, True)][: 1 + flip]  # whether to mirror them
+    if metrics["stage"] != "scratch":
         # The first four blocks are frozen in every run, so all runs share their activations.
         store = FeatureStore(
             data_dir / "features",
@@ -63,58 +64,59 @@ def evaluate(run_dir, data_dir=None, *, flip=False):
             dataset_digest=manifest.digest,
             precision=metrics["precision"],
         )
-        views = [(store.features(images, "test", view, CUT), False) for view in range(len(views))]
+        views = [(store.features(images, "test", view, CUT), False) for view in range(1 + flip)]
         _, model = models.split_base(model, CUT)
-
-    targets = encode_labels(labels, len(manifest.classes))
-
-    def predict(view):
-        arrays, mirror = view
-        batches = evaluation_batches(arrays, targets, batch_size=EVALUATION_BATCH, mirror=mirror)
-        return class_probabilities(model.predict(batches, verbose=0))
-
-    probabilities, *mirrored = map(predict, views)
-    metrics["test"] = evaluate_predictions(labels, probabilities, manifest.classes)
+    targets = encode_labels(labels, len(classes))
+    probabilities, *mirrored = (_predict(model, targets, *view) for view in views)
     unscaled = apply_temperature(probabilities, 1 / metrics["temperature"])
-    metrics["test"]["calibration_error_unscaled"] = expected_calibration_error(labels, unscaled)
     right = probabilities.argmax(axis=1) == labels
-    metrics["test"]["slices"] = accuracy_by_slices(measure_pictures(images, files), right)
+    metrics["test"] = {
+        **evaluate_predictions(labels, probabilities, classes),
+        "calibration_error_unscaled": expected_calibration_error(labels, unscaled),
+        "slices": accuracy_by_slices(measure_pictures(images, files), right),
+    }
     metrics.pop("test_flip", None)
     if flip:
         both = (probabilities + mirrored[0]) / 2
-        metrics["test_flip"] = evaluate_predictions(labels, both, manifest.classes)
-    with (
-        atomic_path(run_dir / "predictions.csv") as path,
-        path.open("w", newline="", encoding="utf-8") as output,
-    ):
-        writer = csv.writer(output, lineterminator="\n")
-        writer.writerow(
-            [
-                "file",
-                "label",
-                "prediction",
-                *(f"probability_of_{name}" for name in manifest.classes),
-            ]
-        )
-        for file, label, row in zip(files, labels, probabilities, strict=True):
-            names = manifest.classes[label], manifest.classes[row.argmax()]
-            writer.writerow([file.name, *names, *(f"{probability:.6f}" for probability in row)])
-    save_figure(
-        plot_confusion_matrix(metrics["test"]["confusion_matrix"], manifest.classes),
-        run_dir / "confusion.png",
+        metrics["test_flip"] = evaluate_predictions(labels, both, classes)
+
+    names = [file.name for file in files]
+    _write_predictions(run_dir / "predictions.csv", names, labels, probabilities, classes)
+    _draw(run_dir, metrics, labels, probabilities, unscaled)
+    write_json(run_dir / "metrics.json", metrics)
+    write_report(
+        run_dir, metrics, files=names, labels=labels, probabilities=probabilities, images=images
     )
+    return metrics
+
+
+def _predict(model, targets, arrays, mirror):
+    """Probability of each class, (n, num_classes)."""
+    batches = evaluation_batches(arrays, targets, batch_size=EVALUATION_BATCH, mirror=mirror)
+    return class_probabilities(model.predict(batches, verbose=0))
+
+
+def _write_predictions(path, names, labels, probabilities, classes):
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        columns = (f"probability_of_{name}" for name in classes)
+        writer.writerow(["file", "label", "prediction", *columns])
+        for name, label, row in zip(names, labels, probabilities, strict=True):
+            answers = classes[label], classes[row.argmax()]
+            writer.writerow([name, *answers, *(f"{value:.6f}" for value in row)])
+
+
+def _draw(run_dir, metrics, labels, probabilities, unscaled):
+    """Writes `confusion.png`, `roc.png` and `reliability.png`."""
+    classes = metrics["classes"]
+    confusion = plot_confusion_matrix(metrics["test"]["confusion_matrix"], classes)
+    save_figure(confusion, run_dir / "confusion.png")
     curves = {}
-    for index, name in enumerate(manifest.classes):
+    for index, name in enumerate(classes):
         of_class = labels == index, probabilities[:, index]
         curves[name] = (*roc_curve(*of_class), roc_auc(*of_class))
     if len(curves) == 2:  # one is the other's mirror image
-        curves = {run_dir.name: curves[manifest.classes[1]]}
+        curves = {run_dir.name: curves[classes[1]]}
     save_figure(plot_roc(curves), run_dir / "roc.png")
     both = (reliability(labels, outputs) for outputs in (unscaled, probabilities))
     save_figure(plot_reliability(*both), run_dir / "reliability.png")
-    write_json(run_dir / "metrics.json", metrics)
-    write_report(
-        run_dir, metrics, files=[file.name for file in files], labels=labels,
-        probabilities=probabilities, images=images,
-    )  # fmt: skip
-    return metrics
