@@ -10,8 +10,8 @@ import PIL.Image
 from catsdogs.files import InputError, atomic_path
 
 __all__ = [
-    "COLOURS", "GREY", "INK", "PALE", "STYLE", "line_colours", "render_figure", "save_figure",
-    "show_figure",
+    "COLOURS", "GREY", "INK", "PALE", "STYLE", "error_height", "line_colours",
+    "render_figure", "save_figure", "show_figure",
 ]  # fmt: skip
 
 # Okabe and Ito's palette, told apart with every kind of colour blindness; without its yellow, which
@@ -39,10 +39,23 @@ STYLE = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
 }
+_LOWEST_ERROR = 0.001  # a logarithmic scale needs an end
 _FORMATS = {".png": "png", ".jpg": "jpeg"}
 _MAX_BYTES = 150_000  # figures are committed and shown on a web page
 # What is tried to stay under it: dots per inch, colours of a PNG (None: all), quality of a JPEG.
 _RENDERINGS = ((160, None, 90), (160, 256, 85), (120, 256, 80), (90, 256, 70))
+
+
+def error_height(accuracies):
+    """Where accuracies stand on a scale that is logarithmic in the error, float64.
+
+    Args:
+        accuracies: Fractions, of any shape; errors below 0.001 stand where 0.001 does.
+
+    Returns:
+        How many powers of ten below 1 the error is: one height is one ratio of mistakes.
+    """
+    return -np.log10(np.maximum(1 - np.asarray(accuracies), _LOWEST_ERROR))
 
 
 def line_colours(number):

@@ -1,10 +1,9 @@
 """Accuracy against minutes: what a user gets for the time, every recipe in one figure."""
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 
-from catsdogs.figures import COLOURS, GREY, STYLE
+from catsdogs.figures import COLOURS, GREY, STYLE, error_height
 
 __all__ = ["plot_frontier"]
 
@@ -34,18 +33,18 @@ def plot_frontier(points, book=()):
     axes = figure.subplots()
     axes.set_xscale("log")
     best = _upper_edge(points)
-    axes.plot([p["minutes"] for p in best], [_height(p["accuracy"]) for p in best],
+    axes.plot([p["minutes"] for p in best], [error_height(p["accuracy"]) for p in best],
               color=GREY, linewidth=1, drawstyle="steps-post", zorder=1)  # fmt: skip
     for stage, (name, colour, marker) in _STAGES.items():
         chosen = [point for point in points if point["stage"] == stage]
         for point in chosen:
-            low, high = _height(np.array(point["interval95"]))
+            low, high = error_height(point["interval95"])
             axes.plot([point["minutes"]] * 2, [low, high], color=colour, alpha=0.25, linewidth=4)
             _name(axes, point, colour, points_up=-12)  # clear of the edge's line
-        axes.plot([p["minutes"] for p in chosen], [_height(p["accuracy"]) for p in chosen],
+        axes.plot([p["minutes"] for p in chosen], [error_height(p["accuracy"]) for p in chosen],
                   marker, color=colour, markersize=7, label=name)  # fmt: skip
     for point in book:
-        axes.plot(point["minutes"], _height(point["accuracy"]), "x", color=GREY, markersize=9,
+        axes.plot(point["minutes"], error_height(point["accuracy"]), "x", color=GREY, markersize=9,
                   markeredgewidth=2)  # fmt: skip
         _name(axes, point, GREY, points_up=5)
     ticks = [1, 3, 10, 30, 60, 120, 240, 480]
@@ -55,7 +54,7 @@ def plot_frontier(points, book=()):
     axes.minorticks_off()
     shown = [point["accuracy"] for point in (*points, *book)]
     heights = [t for t in _TICKS if min(shown) - 0.1 < t]
-    axes.set_yticks(_height(np.array(heights)), [f"{100 * t:.4g} %" for t in heights])
+    axes.set_yticks(error_height(heights), [f"{100 * t:.4g} %" for t in heights])
     axes.set(ylabel="test accuracy", xlim=(None, 2.2 * last))
     axes.set_xlabel("minutes of training with nothing stored beforehand; Python's start aside")
     axes.legend(loc="lower right")
@@ -65,10 +64,6 @@ def plot_frontier(points, book=()):
         "time it takes on this machine", transform=axes.transAxes, color=GREY, fontsize=9,
     )  # fmt: skip
     return figure
-
-
-def _height(accuracy):
-    return -np.log10(np.maximum(1 - accuracy, 1e-3))
 
 
 def _upper_edge(points):
@@ -81,5 +76,6 @@ def _upper_edge(points):
 
 
 def _name(axes, point, colour, points_up):
-    axes.annotate(point["label"], (point["minutes"], _height(point["accuracy"])), (7, points_up),
-                  textcoords="offset points", fontsize=8, color=colour)  # fmt: skip
+    place = point["minutes"], error_height(point["accuracy"])
+    style = {"textcoords": "offset points", "fontsize": 8, "color": colour}
+    axes.annotate(point["label"], place, (7, points_up), **style)

@@ -1,14 +1,12 @@
 """The ladder: every recipe's test accuracy in one figure, from the rows of a summary."""
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 
-from catsdogs.figures import COLOURS, GREY, PALE, STYLE
+from catsdogs.figures import COLOURS, GREY, PALE, STYLE, error_height
 
 __all__ = ["plot_results"]
 
-_LOWEST_ERROR = 0.001  # the ladder's scale is logarithmic in the error and needs an end
 _STAGES = {
     "scratch": ("From scratch", COLOURS[0]),
     "feature_extract": ("Feature extraction", COLOURS[1]),
@@ -72,14 +70,14 @@ def plot_results(summary_rows, published=()):
         mean = accuracy["mean"]
         axes.axhline(depth, color=PALE, linewidth=0.8, zorder=0)
         if minutes is None:
-            axes.plot(_rung(mean), depth, "D", color=colour, markersize=5)
+            axes.plot(error_height(mean), depth, "D", color=colour, markersize=5)
             write_beside(52, depth, f"{100 * mean:.1f} %", color=colour)
             continue
         low, high = accuracy["interval95"]
-        axes.plot(_rung([low, high]), [depth] * 2, color=colour, linewidth=6, alpha=0.25)
+        axes.plot(error_height([low, high]), [depth] * 2, color=colour, linewidth=6, alpha=0.25)
         for value in accuracy["values"]:
-            axes.plot(_rung(value), depth, "|", color=colour, markersize=11)
-        axes.plot(_rung(mean), depth, "o", color=colour, markersize=7)
+            axes.plot(error_height(value), depth, "|", color=colour, markersize=11)
+        axes.plot(error_height(mean), depth, "o", color=colour, markersize=7)
         write_beside(52, depth, f"{100 * mean:.1f} %", color=colour, weight="bold")
         write_beside(132, depth, f"{100 * low:.1f} to {100 * high:.1f}", color=GREY)
         write_beside(186, depth, minutes, color=GREY)
@@ -89,7 +87,7 @@ def plot_results(summary_rows, published=()):
             label.set(weight="bold", color=colour)
     left, right = axes.get_xlim()
     ticks = [0, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999]
-    axes.set_xticks(_rung(ticks), [f"{100 * tick:.4g} %" for tick in ticks])
+    axes.set_xticks(error_height(ticks), [f"{100 * tick:.4g} %" for tick in ticks])
     axes.set(xlim=(left, right), ylim=(len(lines) - 0.4, -0.5))
     axes.set_xlabel("test accuracy, logarithmic in the error; bar: 95 % interval; stroke: one seed")
     axes.grid(axis="y", visible=False)
@@ -120,8 +118,3 @@ def _ladder_lines(summary_rows, published):
             lines.append((label, colour, row["test_accuracy"], minutes))
     lines += [("Published", GREY, None, None)] if published else []
     return lines + [(label, GREY, {"mean": value}, None) for label, value in published]
-
-
-def _rung(accuracies):
-    """Where accuracies stand on the ladder: how many powers of ten below 1 the error is."""
-    return -np.log10(np.maximum(1 - np.asarray(accuracies), _LOWEST_ERROR))

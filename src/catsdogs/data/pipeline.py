@@ -4,7 +4,6 @@ Images are float32 in [0, 255]: every model owns its own scaling.
 """
 
 import functools
-import itertools
 import mmap
 
 import numpy as np
@@ -72,11 +71,13 @@ def image_batches(
         return augment(_rows(images, index), random, augmentation, size)
 
     # A dataset for each size, since compiled code is for one; they follow one another.
-    groups = itertools.groupby(range(initial_epoch, epochs), key=sizes.__getitem__)
     parts = [
-        _batches(functools.partial(load, size=size), targets, batch_size, group, seed, mixup_share)
-        for size, group in [*((size, list(group)) for size, group in groups)] or [(sizes[-1], [])]
-    ]
+        _batches(
+            functools.partial(load, size=size), targets, batch_size,
+            [epoch for epoch in range(initial_epoch, epochs) if sizes[epoch] == size],
+            seed, mixup_share,
+        ) for size in dict.fromkeys(sizes)  # in order, since sizes never shrink
+    ]  # fmt: skip
     return functools.reduce(tf.data.Dataset.concatenate, parts)
 
 
