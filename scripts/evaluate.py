@@ -9,6 +9,7 @@ Examples:
 
 import dataclasses
 import json
+import sys
 
 import tyro
 
@@ -32,14 +33,17 @@ def main():
     names = cli.usable_runs(arguments.runs)
     evaluate = cli.load_quietly("catsdogs.evaluate_run").evaluate
     metrics = {run: evaluate(run, arguments.data_dir, flip=arguments.flip) for run in names}
+    comparisons = comparison.compare_runs(names)
     if arguments.json:
         kinds = ("test", "test_flip") if arguments.flip else ("test",)
         found = {run: {kind: one[kind] for kind in kinds} for run, one in metrics.items()}
-        print(json.dumps(found, indent=2))
+        print(json.dumps({"runs": found, "comparisons": comparisons}, indent=2))
     else:
         console.print_evaluation(metrics)
-        for sentence in comparison.compare_runs(names):
-            print(sentence)
+        print(*(one["sentence"] for one in comparisons), sep="\n")
+    if comparisons:
+        page = cli.load_quietly("catsdogs.report").write_comparison(metrics, comparisons)
+        print(f"Compared in {page}", file=sys.stderr)
 
 
 if __name__ == "__main__":

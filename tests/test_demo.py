@@ -31,9 +31,9 @@ HAS_GRADIO = importlib.util.find_spec("gradio") is not None
 def root(data_dir, tmp_path_factory):
     """A folder with `runs/`: two finished ones, one without a model, one that was stopped."""
     root = tmp_path_factory.mktemp("project")
-    keras.utils.set_random_seed(0)
-    model = models.build_textbook_convnet(48)
-    for name, accuracy in (("worse", 0.5), ("better", 0.75), ("no-model", 1.0)):
+    for seed, (name, accuracy) in enumerate((("worse", 0.5), ("better", 0.75), ("no-model", 1.0))):
+        keras.utils.set_random_seed(seed)
+        model = models.build_textbook_convnet(48)
         folder = root / "runs" / "tiny" / name
         metrics = dict.fromkeys(runs._METRICS_KEYS)
         metrics["validation"] = {"accuracy": accuracy, "num_images": 32}
@@ -139,14 +139,26 @@ def test_page_refuses_in_a_sentence_and_goes_on(page, saved, photos):
     upload(page, photos / "whole.png", "found")
 
 
-def test_examples_and_models_can_be_chosen(page):
+def test_examples_and_models_can_be_chosen(page, root):
+    def probability(name):
+        choice = next(c for c in find_choices(root=root / "runs") if c.path.name == name)
+        file, _ = example_pictures(choice)[7]
+        (row,) = predict_images(load_saved_model(choice.path), decode_image(file, 48)[None])
+        return f"{max(row):.1%}"
+
+    def shown():
+        return page.wait_for_selector("#answer .card.found:not(.old) .probability").inner_text()
+
+    assert probability("better") != probability("worse")
     page.click("[data-example='7']")
-    first = page.wait_for_selector("#answer .card.found").query_selector(".label").inner_text()
+    assert shown() == probability("better")
     assert page.input_value("#more input") == "75.0%  better"
+    # The same picture is put to the model that is chosen then.
+    page.evaluate("document.querySelector('#answer .card').classList.add('old')")
     page.click("#more input")
     page.click("[role=option] >> nth=1")
     page.wait_for_selector("#more p:has-text('50.0% of 32 pictures')")
-    assert page.wait_for_selector("#answer .card.found .label").inner_text() == first
+    assert shown() == probability("worse")
 
 
 def test_no_other_file_is_served(address, root):
@@ -157,11 +169,23 @@ def test_no_other_file_is_served(address, root):
         caught.value.close()
 
 
-def test_server_process_connects_to_nothing():
-    demo._refuse_connections("open", ("file",))
-    for event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
-        with pytest.raises(PermissionError, match=event):
-            demo._refuse_connections(event, ())
+def test_server_process_connects_to_nothing(root, tmp_path):
+    """Once the page is served, the very process that serves it cannot connect, even to itself."""
+    code = (
+        "import socket, threading, types; from catsdogs import demo\n"
+        "page = types.SimpleNamespace(launch=lambda **k: None, local_url='', close=lambda **k: 0)\n"
+        "demo.build_demo = lambda *a: page\n"
+        "demo._look = dict\n"
+        "def wait(event):\n"
+        "    with socket.socket() as listening:\n"
+        "        listening.bind(('127.0.0.1', 0)); listening.listen()\n"
+        "        try: socket.create_connection(listening.getsockname())\n"
+        "        except PermissionError as error: print(error)\n"
+        "threading.Event.wait = wait\n"
+        "demo.serve([], '127.0.0.1', 0)\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "Expected no connection from this process" in finished.stdout, finished.stderr
 
 
 def test_choices_are_the_usable_runs_best_first(root, data_dir, tmp_path):

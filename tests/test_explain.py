@@ -149,7 +149,7 @@ def run_and_pictures(tmp_path_factory):
         model, folder / "model.keras", classes=("ant", "bee", "cow"), image_size=SIZE, temperature=1
     )
     rng = np.random.default_rng(0)
-    for name in ("one.png", "sub/one.png"):
+    for name in ("one.png", "sub/one.png", "sub/one-2.png"):
         (folder / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "pictures" / name)
@@ -159,11 +159,13 @@ def run_and_pictures(tmp_path_factory):
 def test_the_script_writes_pictures(run_and_pictures, tmp_path):
     run_dir, pictures = run_and_pictures
     command = [sys.executable, ROOT / "scripts" / "explain.py", run_dir, pictures]
-    command += ["--output", tmp_path / "out", "--layers", "conv1", "conv3", "--channels", "3"]
+    command += ["--output", tmp_path / "out", "--layers", "pool1", "conv3", "--channels", "3"]
     finished = subprocess.run(command, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
-    names = ["one-heatmaps.jpg", "one-activations.png", "one-2-heatmaps.jpg",
-             "one-2-activations.png", "filters.png"]  # fmt: skip
+    # Three pictures that are called one, one-2 and, in another folder, one again.
+    kinds = ("heatmaps.jpg", "activations.png")
+    names = [f"{name}-{kind}" for name in ("one", "one-2", "one-3") for kind in kinds]
+    names = ["filters.png", *names]
     assert finished.stdout.splitlines() == [str(tmp_path / "out" / name) for name in names]
     for name in names:
         with Image.open(tmp_path / "out" / name) as picture:
@@ -177,6 +179,7 @@ def test_the_script_writes_pictures(run_and_pictures, tmp_path):
         ({"words": ["absent.png"]}, "absent.png"),
         ({"layer_names": ["dense"]}, "conv1.*Received: dense"),
         ({"target": "dog"}, "ant, bee, cow.*dog"),
+        ({"num_channels": 0}, "--channels of 1 or more"),
     ],
 )
 def test_wrong_words_write_nothing(changed, words, run_and_pictures, tmp_path):

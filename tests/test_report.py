@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from catsdogs.evaluation import evaluate_predictions
-from catsdogs.report import write_report
+from catsdogs.report import write_comparison, write_report
 
 CLASSES = ["cat", "a <b>dog</b>"]
 NUM, SIDE = 40, 16
@@ -82,3 +82,19 @@ def test_is_one_file_and_escapes_names(page):
     assert "http" not in text and "script" not in found.tags
     assert "a-run&co" in found.text and "a <b>dog</b>" in found.text and "<.jpg" in found.text
     assert "prefers-color-scheme: dark" in text
+
+
+def test_runs_are_compared_on_a_page_that_links_their_reports(tmp_path):
+    test = {"accuracy_interval95": [0.8, 0.95], "loss": 0.2}
+    metrics = {
+        str(tmp_path / "runs" / name): {"test": {**test, "accuracy": accuracy}, "wall_seconds": 90}
+        for name, accuracy in (("worse & #1", 0.85), ("better", 0.9))
+    }
+    (tmp_path / "runs").mkdir()
+    path = write_comparison(metrics, [{"sentence": "better is <better>."}])
+    assert path == tmp_path / "runs" / "comparison.html"
+    found = Page(path.read_text())
+    # The best stands first; a folder's name is quoted in the link and escaped in the text.
+    assert found.sources == ["data:,", "better/report.html", "worse%20%26%20%231/report.html"]
+    assert "better is <better>." in found.text and "90.0%" in found.text
+    assert "worse & #1" in found.text and "script" not in found.tags

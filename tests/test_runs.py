@@ -89,7 +89,9 @@ def test_changed_settings_are_named(stopped):
 def test_run_that_never_finished_an_epoch_is_begun_anew(tmp_path):
     run_dir = runs.open_run({**SETTINGS, "start": "a wrong path"}, tmp_path / "run")
     (run_dir / "state").mkdir()
+    (run_dir / "tensorboard").mkdir()  # is there before the first epoch ends
     assert runs.open_run(SETTINGS, run_dir) == run_dir
+    assert runs.open_run(SETTINGS, run_dir, resume=True) == run_dir
     assert json.loads((run_dir / "config.json").read_text()) == SETTINGS
 
 

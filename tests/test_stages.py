@@ -40,14 +40,14 @@ def files_in(folder):
     return {path.name for path in folder.iterdir()}
 
 
-def recomputed_validation(run_dir, data_dir, temperature=1.0):
-    """Predictions of the saved model on the validation pictures, measured anew.
+def recomputed(split, run_dir, data_dir, temperature=1.0):
+    """Predictions of the saved model on a split's pictures, measured anew.
 
     A temperature is taken back out of them.
     """
     _, metrics = runs.load_run(run_dir)
     manifest = load_manifest(data_dir)
-    images, labels = load_split(data_dir, manifest, "validation", metrics["image_size"])
+    images, labels = load_split(data_dir, manifest, split, metrics["image_size"])
     model = load_model(run_dir)
     probabilities = class_probabilities(model.predict(images.astype(np.float32), verbose=0))
     probabilities = apply_temperature(probabilities, 1 / temperature)
@@ -123,12 +123,12 @@ def test_run_is_whole_and_never_saw_the_test_split(run, request, data_dir):
 def test_saved_model_is_the_one_that_was_measured(run, request, data_dir):
     run_dir, _ = request.getfixturevalue(run)
     _, metrics = runs.load_run(run_dir)
-    found = recomputed_validation(run_dir, data_dir)
+    found = recomputed("validation", run_dir, data_dir)
     assert found["accuracy"] == metrics["validation"]["accuracy"]
     assert found["loss"] == pytest.approx(metrics["validation"]["loss"], rel=0.01)
     # The model is calibrated, the history is of the one before.
     best = min(runs.read_history(run_dir)["val_loss"])
-    before = recomputed_validation(run_dir, data_dir, metrics["temperature"])
+    before = recomputed("validation", run_dir, data_dir, metrics["temperature"])
     assert before["loss"] == pytest.approx(best, rel=2e-3)
     assert metrics["temperature"] != 1 and found["loss"] <= before["loss"] + 0.02
     saved = load_saved_model(run_dir)
@@ -243,6 +243,12 @@ def test_evaluate_measures_the_test_split(run, request, data_dir, tmp_path):
     assert files_in(run_dir) == EVALUATED
     assert json.loads((run_dir / "metrics.json").read_text()) == metrics
     assert metrics["test"]["num_images"] == 32 and "validation" in metrics
+    before = recomputed("test", run_dir, data_dir, metrics["temperature"])["calibration_error"]
+    assert metrics["test"]["calibration_error_unscaled"] == pytest.approx(before, abs=2e-3)
+    for parts in metrics["test"]["slices"].values():
+        assert sum(part["num_images"] for part in parts) == 32
+        right = sum(part["num_images"] * part["accuracy"] for part in parts)
+        assert right == pytest.approx(32 * metrics["test"]["accuracy"])
 
     with open(run_dir / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -278,9 +284,9 @@ def test_three_classes(settings, three_classes, vgg16_weights, tmp_path, capsys)
     assert metrics["classes"] == ["apple", "leaf", "sky"]
     model = load_model(run_dir)
     assert model.output.shape == (None, 3)
-    recomputed = recomputed_validation(run_dir, three_classes)
-    assert metrics["validation"]["confusion_matrix"] == recomputed["confusion_matrix"]
-    assert metrics["validation"]["loss"] == pytest.approx(recomputed["loss"], rel=1e-3)
+    found = recomputed("validation", run_dir, three_classes)
+    assert metrics["validation"]["confusion_matrix"] == found["confusion_matrix"]
+    assert metrics["validation"]["loss"] == pytest.approx(found["loss"], rel=1e-3)
     test = evaluate_run.evaluate(run_dir, flip=True)["test"]
     assert test["accuracy"] > 0.7 and test["roc_auc"] > 0.85
     assert np.shape(test["confusion_matrix"]) == (3, 3)

@@ -1,53 +1,92 @@
 """Is one run better than another, or does it only look so? Both saw the same test pictures."""
 
 import csv
+import itertools
 import pathlib
 
-from catsdogs.files import InputError
-from catsdogs.significance import mcnemar_test
+from catsdogs.files import InputError, read_json
+from catsdogs.significance import adjust_p_values, mcnemar_test
 
 __all__ = ["compare_runs"]
 
-_LEVEL = 0.05  # of p, below which a difference counts as real
+_LEVEL = 0.05  # of the adjusted p, below which a difference counts as real
 
 
 def compare_runs(run_dirs):
     """Compares the most accurate of several evaluated runs with each of the others.
 
+    Which one is the most accurate is known from the very pictures that it is compared on. So all
+    pairs of runs are tested, and the p-values are adjusted for their number.
+
     Args:
-        run_dirs: Run folders with `predictions.csv`, two or more.
+        run_dirs: Run folders with `metrics.json` and `predictions.csv`.
 
     Returns:
-        A list of sentences, one a comparison. Runs on other pictures are said to be so.
+        A list of dictionaries, one for every run but the best: `best`, `other` (`str`),
+        `only_best`, `only_other` (numbers of pictures that only one of them got right), `p_value`,
+        `adjusted_p_value`, and `sentence`, which says it all. For a run on other pictures only
+        `best`, `other` and `sentence`.
 
     Raises:
-        InputError: If a `predictions.csv` is missing or broken.
+        InputError: If a file is missing or broken.
     """
-    right = {pathlib.Path(run): _read(run) for run in run_dirs}
-    best = max(right, key=lambda run: sum(right[run].values()) / len(right[run]))
-    return [_compare(best, run, right) for run in right if run != best]
+    tested = {str(run): _read(pathlib.Path(run)) for run in run_dirs}
+    pairs = {
+        (first, second): mcnemar_test(*_aligned(tested[first][1], tested[second][1]))
+        for first, second in itertools.combinations(tested, 2)
+        if _same_pictures(tested[first], tested[second])
+    }
+    adjusted = adjust_p_values([found["p_value"] for found in pairs.values()])
+    adjusted = dict(zip(pairs, adjusted, strict=True))
+    best = max(tested, key=lambda run: sum(tested[run][1].values()) / len(tested[run][1]))
+    comparisons = []
+    for other in tested:
+        if other == best:
+            continue
+        found = {"best": best, "other": other}
+        pair = next((p for p in ((best, other), (other, best)) if p in pairs), None)
+        if pair:
+            in_order = pair == (best, other)
+            found |= {
+                "only_best": pairs[pair]["only_first" if in_order else "only_second"],
+                "only_other": pairs[pair]["only_second" if in_order else "only_first"],
+                "p_value": pairs[pair]["p_value"],
+                "adjusted_p_value": adjusted[pair],
+            }
+        found["sentence"] = _say(found, len(tested[other][1]), len(pairs))
+        comparisons.append(found)
+    return comparisons
 
 
-def _compare(first, second, right):
-    if right[first].keys() != right[second].keys():
-        return f"{first} and {second} were tested on different pictures: no comparison."
-    files = list(right[first])
-    found = mcnemar_test([right[first][f] for f in files], [right[second][f] for f in files])
-    better, worse, p_value = found["only_first"], found["only_second"], found["p_value"]
-    verdict = (
-        f"{first} is better, and not by chance"
-        if p_value < _LEVEL
-        else "no real difference between them is shown"
-    )
+def _say(found, num_images, num_pairs):
+    best, other = found["best"], found["other"]
+    if "p_value" not in found:
+        return f"{best} and {other} were tested on different pictures: no comparison."
+    if found["adjusted_p_value"] < _LEVEL:
+        verdict = f"{best} is better; chance alone rarely does that"
+    else:
+        verdict = "no real difference between them is shown"
+    p_value = f"p = {found['p_value']:.2g}"
+    if num_pairs > 1:
+        p_value += f", adjusted for {num_pairs} comparisons {found['adjusted_p_value']:.2g}"
     return (
-        f"{first} alone is right on {better} of {len(files):,} pictures, {second} alone on "
-        f"{worse}: {verdict} (McNemar's test, p = {p_value:.2g})."
+        f"{best} alone is right on {found['only_best']} of {num_images:,} pictures, {other} alone "
+        f"on {found['only_other']}: {verdict} (McNemar's test, {p_value})."
     )
+
+
+def _same_pictures(first, second):
+    return first[0] == second[0] and first[1].keys() == second[1].keys()
+
+
+def _aligned(first, second):
+    return list(first.values()), [second[file] for file in first]
 
 
 def _read(run_dir):
-    """Whether each test picture was predicted right, by name."""
-    path = pathlib.Path(run_dir) / "predictions.csv"
+    """The data set's digest, and whether each test picture was predicted right, by name."""
+    path = run_dir / "predictions.csv"
+    digest = read_json(run_dir / "metrics.json", "Train the run again.").get("dataset_digest")
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -63,4 +102,4 @@ def _read(run_dir):
             f"Expected file, label and prediction of each test picture in {path}, received "
             f"something else. Run scripts/evaluate.py {run_dir} again."
         )
-    return found
+    return digest, found

@@ -110,8 +110,9 @@ def maximize_filters(model, layer_name, channels, *, size=128, seed=0):
     def copy(layer):
         # Without the last ReLU, or a filter that noise leaves silent would have no slope to climb.
         config = layer.get_config()
-        linear = {"activation": "linear"} if layer.name == layer_name else {}
-        return type(layer).from_config({**config, **linear})
+        if layer.name == layer_name and "activation" in config:
+            config["activation"] = "linear"
+        return type(layer).from_config(config)
 
     any_size = keras.models.clone_model(
         to_layer, input_tensors=keras.Input((None, None, 3)), clone_function=copy

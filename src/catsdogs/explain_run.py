@@ -1,6 +1,5 @@
 """The stage that looks inside a trained model and writes what it finds as pictures."""
 
-import collections
 import pathlib
 
 from catsdogs import explain
@@ -29,23 +28,42 @@ def explain_pictures(saved, words, folder, *, layer_names=(), target=None, num_c
         The files that were written, a list of `Path`.
 
     Raises:
-        InputError: If there is no picture, one cannot be read, or a layer or class has no such
-            name; then nothing is written.
+        InputError: If there is no picture, one cannot be read, or a layer, class or number of
+            channels cannot be; then nothing is written.
     """
     files = list(list_pictures(words))
     if not files:
         raise InputError("Expected pictures: files, folders or patterns. Received none.")
     if target not in (None, *saved.classes):
         raise InputError(
-            f"Expected --target to be one of {_listed(saved.classes)}. Received: {target}."
+            f"Expected --target to be one of {', '.join(saved.classes)}. Received: {target}."
         )
+    if num_channels < 1:
+        raise InputError(f"Expected --channels of 1 or more. Received: {num_channels}.")
     model = saved.model
     shown = layer_names or explain.rectified_layers(model, saved.image_size)
     usable = [layer.name for layer in model.layers if len(layer.output.shape) == 4]
     for name in shown:
         if name not in usable:
-            raise InputError(f"Expected --layers out of {_listed(usable)}. Received: {name}.")
-    images = [decode_image(pathlib.Path(file), saved.image_size) for file in files]
+            raise InputError(f"Expected --layers out of {', '.join(usable)}. Received: {name}.")
+
+    # The same channels for all pictures, so that their rows can be compared. One picture at a time
+    # is held in memory, here and below: feature maps are large.
+    responses = dict.fromkeys(shown, 0)
+    with Progress("Reading pictures", len(files)) as progress:
+        for done, file in enumerate(files, start=1):
+            image = decode_image(pathlib.Path(file), saved.image_size)
+            for name, maps in explain.activations(model, image[None], shown).items():
+                responses[name] += maps.mean(axis=(1, 2), keepdims=True)
+            progress.update(done)
+    channels = {
+        name: explain.strongest_channels(found, num_channels) for name, found in responses.items()
+    }
+    filters = {}
+    with Progress("Climbing to filters", len(shown)) as progress:
+        for done, name in enumerate(shown, start=1):
+            filters[name] = explain.maximize_filters(model, name, channels[name])
+            progress.update(done)
 
     folder, written = pathlib.Path(folder), []
 
@@ -53,44 +71,31 @@ def explain_pictures(saved, words, folder, *, layer_names=(), target=None, num_c
         save_figure(figure, folder / name)
         written.append(folder / name)
 
-    maps = [explain.activations(model, image[None], shown) for image in images]
-    # The same channels for all pictures, so that their rows can be compared.
-    channels = {
-        name: explain.strongest_channels(sum(one[name] for one in maps), num_channels)
-        for name in shown
-    }
-    index = None if target is None else saved.classes.index(target)
-    answers = predict_images(saved, images)
+    write(plot_filters(filters, channels), "filters.png")
     with Progress("Looking at pictures", len(files)) as progress:
-        for done, (name, image, found, row) in enumerate(
-            zip(_short_names(files), images, maps, answers, strict=True), start=1
-        ):
-            likeliest = max(range(len(row)), key=row.__getitem__)
-            shown_class = likeliest if index is None else index
-            title = f"{saved.classes[shown_class]}: {row[shown_class]:.1%}"
-            gradients = explain.grad_cam(model, image[None], shown_class)[0]
-            falls = explain.occlusion_sensitivity(model, image, shown_class)
+        for done, (file, name) in enumerate(zip(files, _short_names(files), strict=True), start=1):
+            image = decode_image(pathlib.Path(file), saved.image_size)
+            (row,) = predict_images(saved, image[None])
+            index = saved.classes.index(target) if target else row.index(max(row))
+            title = f"{saved.classes[index]}: {row[index]:.1%}"
+            gradients = explain.grad_cam(model, image[None], index)[0]
+            falls = explain.occlusion_sensitivity(model, image, index)
             write(plot_heatmaps(image, gradients, falls, title), f"{name}-heatmaps.jpg")
-            one = {layer: values[0] for layer, values in found.items()}
+            maps = explain.activations(model, image[None], shown)
+            one = {layer: found[0] for layer, found in maps.items()}
             write(plot_activations(image, one, channels), f"{name}-activations.png")
             progress.update(done)
-    with Progress("Climbing to filters", len(shown)) as progress:
-        filters = {}
-        for done, layer in enumerate(shown, start=1):
-            filters[layer] = explain.maximize_filters(model, layer, channels[layer])
-            progress.update(done)
-    write(plot_filters(filters, channels), "filters.png")
     return written
 
 
 def _short_names(files):
     """A name for each file, without folder and suffix; numbered where two would be alike."""
-    seen = collections.Counter()
+    used = set()
     for file in files:
-        name = pathlib.PurePath(file).stem
-        seen[name] += 1
-        yield name if seen[name] == 1 else f"{name}-{seen[name]}"
-
-
-def _listed(names):
-    return ", ".join(names)
+        stem = name = pathlib.PurePath(file).stem
+        number = 1
+        while name in used:
+            number += 1
+            name = f"{stem}-{number}"
+        used.add(name)
+        yield name

@@ -1,16 +1,18 @@
-"""A page about one evaluated run, in one file that needs nothing else: `report.html`."""
+"""Pages about evaluated runs, each one file that needs nothing else but a browser."""
 
 import base64
 import html
 import io
+import os
 import pathlib
+import urllib.parse
 
 import numpy as np
 from PIL import Image
 
 from catsdogs.files import atomic_path
 
-__all__ = ["write_report"]
+__all__ = ["write_comparison", "write_report"]
 
 _SHOWN = 12  # pictures in a gallery
 _THUMBNAIL = 176  # pixels
@@ -28,7 +30,8 @@ _STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   margin: 0 auto; max-width: 62rem; padding: 1.5rem 1.2rem 4rem; }
 h1 { font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.15rem;
-  margin: 2.6rem 0 .6rem; } p { margin: .4rem 0; max-width: 46rem; }
+  margin: 2.6rem 0 .6rem; } p { margin: .4rem 0; max-width: 46rem; overflow-wrap: anywhere; }
+a { color: var(--accent); }
 .faint, figcaption, td.unit { color: var(--faint); font-size: .9rem; }
 .headline { font-size: 3.2rem; font-weight: 700; color: var(--accent); line-height: 1.1;
   margin: 1rem 0 0; }
@@ -113,13 +116,53 @@ def write_report(run_dir, metrics, *, files, labels, probabilities, images):
         _section("Settings", _table(metrics["config"])),
         _section("Environment", _table(_environment(metrics))),
     ]
+    _write_page(run_dir / "report.html", f"{name}: {test['accuracy']:.1%}", sections)
+
+
+def write_comparison(metrics, comparisons):
+    """Writes a page about several runs: their figures in a table, and what the differences mean.
+
+    Args:
+        metrics: `{run folder: metrics with "test"}`, two or more.
+        comparisons: From `catsdogs.comparison.compare_runs`.
+
+    Returns:
+        Its `Path`: `comparison.html` in the innermost folder that holds all these runs.
+    """
+    path = pathlib.Path(os.path.commonpath(map(os.path.abspath, metrics))) / "comparison.html"
+    rows = []
+    for run, found in sorted(metrics.items(), key=lambda item: -item[1]["test"]["accuracy"]):
+        low, high = found["test"]["accuracy_interval95"]
+        report = os.path.relpath(os.path.join(run, "report.html"), path.parent)
+        link = html.escape(urllib.parse.quote(pathlib.PurePath(report).as_posix()))
+        rows.append(
+            f"<tr><th><a href='{link}'>{html.escape(pathlib.PurePath(run).name)}</a></th>"
+            f"<td>{found['test']['accuracy']:.1%}</td>"
+            f"<td class=unit>{low:.1%} to {high:.1%}</td>"
+            f"<td>{found['test']['loss']:.3f}</td><td>{found['wall_seconds'] / 60:.1f}</td></tr>"
+        )
+    head = (
+        "<tr><th>run</th><th>right</th><th>95 % interval</th><th>loss</th><th>minutes of "
+        "training</th></tr>"
+    )
+    sentences = "".join(f"<p>{html.escape(one['sentence'])}</p>" for one in comparisons)
+    sections = [
+        f"<h1>{len(metrics)} runs</h1>",
+        _section("On the test pictures", f"<table>{head}{''.join(rows)}</table>"),
+        _section("Is the best one really better?", sentences),
+    ]
+    _write_page(path, f"{len(metrics)} runs compared", sections)
+    return path
+
+
+def _write_page(path, title, sections):
     page = (
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<title>{html.escape(name)}: {test['accuracy']:.1%}</title><link rel=icon href='data:,'>"
+        f"<title>{html.escape(title)}</title><link rel=icon href='data:,'>"
         f"<style>{_STYLE}</style></head><body>{''.join(sections)}</body></html>\n"
     )
-    with atomic_path(run_dir / "report.html") as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 

@@ -85,7 +85,7 @@ def open_run(settings, run_dir, *, resume=False):
                 f"Expected the settings that {free} was started with: {wanted}. "
                 "Give the same flags again, or start another run with --run-dir."
             )
-    elif present - {"config.json", "environment.json", "state"} or free.is_file():
+    elif present - {"config.json", "environment.json", "state", "tensorboard"} or free.is_file():
         raise InputError(
             f"Expected a new or empty folder, received {free}, which holds other files. "
             "Choose another --run-dir."
