@@ -39,6 +39,9 @@ def compare_runs(run_dirs):
     adjusted = adjust_p_values([found["p_value"] for found in pairs.values()])
     adjusted = dict(zip(pairs, adjusted, strict=True))
     best = max(tested, key=lambda run: sum(tested[run][1].values()) / len(tested[run][1]))
+    names = {run: pathlib.PurePath(run).name for run in tested}
+    if len(set(names.values())) < len(names):
+        names = {run: run for run in tested}
     comparisons = []
     for other in tested:
         if other == best:
@@ -53,13 +56,13 @@ def compare_runs(run_dirs):
                 "p_value": pairs[pair]["p_value"],
                 "adjusted_p_value": adjusted[pair],
             }
-        found["sentence"] = _say(found, len(tested[other][1]), len(pairs))
+        found["sentence"] = _say(found, names, len(tested[other][1]), len(pairs))
         comparisons.append(found)
     return comparisons
 
 
-def _say(found, num_images, num_pairs):
-    best, other = found["best"], found["other"]
+def _say(found, names, num_images, num_pairs):
+    best, other = names[found["best"]], names[found["other"]]
     if "p_value" not in found:
         return f"{best} and {other} were tested on different pictures: no comparison."
     if found["adjusted_p_value"] < _LEVEL:
