@@ -32,10 +32,12 @@ def main():
     saved = cli.load_quietly("catsdogs.saved_model").load_saved_model(arguments.model)
     pictures = arguments.pictures or (runs.validation_folder(saved.path.parent),)
     folder = pathlib.Path(arguments.output or saved.path.with_name(f"export-{arguments.format}"))
-    number, difference = export.export_model(saved, arguments.format, folder, pictures)
+    number, difference, here = export.export_model(saved, arguments.format, folder, pictures)
     print(
-        f"{folder}: answers as Keras does on {number} pictures, the largest difference of a "
-        f"probability is {difference:.1e}.\nClass names and preprocessing: {folder}/model.json"
+        f"{folder}: answers as Keras in float32 on {number} pictures, the largest difference of a "
+        f"probability is {difference:.1e}.\nTo the model as it predicts here, in its own "
+        f"precision, it is {here:.1e}.\n"
+        f"Class names and preprocessing: {folder}/model.json"
     )
 
 

@@ -34,6 +34,7 @@ class Arguments:
 
 def main():
     arguments = cli.parse(Arguments, __doc__)
+    console.accept_any_file_name()
     prediction = cli.load_quietly("catsdogs.prediction")
     saved = cli.load_quietly("catsdogs.saved_model").load_saved_model(arguments.model)
     files = prediction.list_pictures(arguments.pictures)

@@ -1,6 +1,8 @@
 """Exported models answer as Keras does, say what they need, and nothing half-made is left."""
 
+import dataclasses
 import json
+import runpy
 import subprocess
 import sys
 
@@ -8,12 +10,13 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 from catsdogs import export, models
 from catsdogs.data.images import decode_image
 from catsdogs.export import FORMATS, export_model, load_exported
 from catsdogs.files import InputError
-from catsdogs.prediction import predict_images
+from catsdogs.prediction import predict_images, predict_pictures
 from catsdogs.saved_model import load_saved_model, save_model
 
 
@@ -43,10 +46,18 @@ def files(data_dir):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_answers_as_keras(form, saved, files, tmp_path):
-    number, difference = export_model(saved, form, tmp_path / "out", files)
+    number, difference, here = export_model(saved, form, tmp_path / "out", files)
     assert number == 32 and difference <= 1e-5
+    images = np.stack([decode_image(file, saved.image_size) for file in files])
+    answers = load_exported(form, tmp_path / "out")(images.astype(np.float32))
+    own = saved.model.predict_on_batch(images.astype(np.float32))
+    assert here == pytest.approx(np.abs(answers - own).max(), abs=1e-6)
+    assert (here > 1e-4) == (len(saved.classes) == 3)  # that one computes in bfloat16
     card = json.loads((tmp_path / "out" / "model.json").read_text())
     assert (card["classes"], card["image_size"]) == (list(saved.classes), saved.image_size)
+    assert card["compared_with"] == "Keras in float32"
+    assert card["largest_difference"] == difference
+    assert card["largest_difference_in_own_precision"] == here
     assert card["format"] == form and (tmp_path / "out" / card["file"]).exists()
     # Any number of images, though it was checked on 32.
     image = decode_image(files[0], saved.image_size)[None].astype(np.float32)
@@ -69,18 +80,95 @@ def test_example_needs_neither_keras_nor_this_project(saved, files, tmp_path):
     )
     lines = finished.stdout.splitlines()
     assert len(lines) == 3, finished.stderr
-    for line, file in zip(lines, files, strict=False):
-        image = decode_image(file, saved.image_size)[None]
-        rows = predict_images(saved, image)[0]
-        assert line.startswith(f"{file}: ") and line.endswith("%")
-        assert float(line.split()[-1][:-1]) == pytest.approx(100 * max(rows), abs=2)
+    for line, answer in zip(
+        lines, predict_pictures(in_keras_float32(saved), files[:3]), strict=True
+    ):
+        name, label, percent = line.split()
+        assert (name, label) == (f"{answer.file}:", answer.label)
+        assert float(percent.rstrip("%")) == pytest.approx(100 * answer.probability, abs=0.1)
+
+
+def in_keras_float32(saved):
+    return dataclasses.replace(saved, model=models.in_float32(saved.model))
+
+
+@pytest.fixture(scope="module")
+def odd_pictures(tmp_path_factory):
+    """Files that are decoded wrongly where only the usual ones were thought of, by what is odd."""
+    folder = tmp_path_factory.mktemp("odd")
+    rng = np.random.default_rng(3)
+    colours = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    colours = colours.resize((90, 60), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    colours.save(folder / "rotated.jpg", exif=exif)
+    clear = colours.convert("RGBA")
+    clear.putalpha(Image.fromarray(np.linspace(0, 255, 90, dtype=np.uint8)[None].repeat(60, 0)))
+    clear.save(folder / "transparent.png")
+    colours.quantize(8).save(folder / "palette.gif", transparency=2)
+    deep = np.linspace(0, 65535, 90).astype(np.uint16)[None].repeat(60, 0)
+    Image.fromarray(deep).save(folder / "deep-grey.png")
+    Image.fromarray(deep.astype(np.int32)).save(folder / "integers.tif")
+    Image.fromarray((deep / 65535).astype(np.float32)).save(folder / "floats.tif")
+    noise = Image.fromarray(rng.integers(0, 256, (1800, 2400, 3), dtype=np.uint8))
+    noise.save(folder / "large.jpg", quality=95)
+    colours.convert("CMYK").save(folder / "cmyk.jpg")
+    return sorted(map(str, folder.iterdir()))
+
+
+@pytest.fixture(scope="module")
+def by_pixel(tmp_path_factory):
+    """A model of two classes whose answer depends on every single pixel."""
+    inputs = keras.Input((40, 40, 3), name="image")
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 128, -1)(inputs))
+    initializer = keras.initializers.RandomNormal(stddev=0.1, seed=5)
+    outputs = keras.layers.Dense(1, "sigmoid", kernel_initializer=initializer)(x)
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    save_model(
+        keras.Model(inputs, outputs), path, classes=("cat", "dog"), image_size=40, temperature=1
+    )
+    return load_saved_model(path)
+
+
+def test_example_decodes_as_this_project(by_pixel, odd_pictures, files, tmp_path):
+    export_model(by_pixel, "onnx", tmp_path / "out", files)
+    predict = runpy.run_path(str(tmp_path / "out" / "predict_onnx.py"))["predict"]
+    expected = list(predict_pictures(by_pixel, odd_pictures))
+    assert len(expected) == 8 and {answer.label for answer in expected} == {"cat", "dog"}
+    for answer, found in zip(expected, predict(odd_pictures), strict=True):
+        assert found == pytest.approx(answer.probabilities, abs=1e-3), answer.file
 
 
 def test_another_answer_is_refused_and_leaves_nothing(saved, files, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "load_exported", lambda form, folder: lambda images: 0.5)
-    with pytest.raises(InputError, match=r"within 0\.001, received a difference of"):
+    with pytest.raises(InputError, match=r"in float32 within 0\.001, received a diff"):
         export_model(saved, "savedmodel", tmp_path / "out", files)
     assert list(tmp_path.iterdir()) == []
+
+
+OURS = '{"format": "onnx", "largest_difference": 0}'
+
+
+@pytest.mark.parametrize(
+    "names, card",
+    [
+        (["model.json"], '{"format": "onnx"}'),
+        (["model.json"], "[1]"),
+        (["model.json"], "no JSON"),
+        (["model.json", "letter.txt"], OURS),
+        (["model.onnx", "predict_onnx.py"], OURS),
+    ],
+)
+def test_only_an_earlier_export_is_replaced(names, card, by_pixel, files, tmp_path):
+    for name in names:
+        (tmp_path / name).write_text(card)
+    with pytest.raises(InputError, match="received something else"):
+        export_model(by_pixel, "savedmodel", tmp_path, files)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        names, card
+    )
+    with pytest.raises(InputError, match="received something else"):
+        export_model(by_pixel, "savedmodel", tmp_path / names[0], files)
 
 
 def test_what_is_missing_or_in_the_way_is_told(saved, files, tmp_path, monkeypatch):
@@ -106,4 +194,6 @@ def test_script_takes_the_runs_validation_pictures(saved, data_dir, tmp_path):
     assert failed.returncode == 2 and "Name some pictures with --pictures" in failed.stderr
     (run / "config.json").write_text(json.dumps({"data_dir": str(data_dir)}))
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "on 32 pictures" in done.stdout and (run / "export-savedmodel" / "model.json").exists()
+    assert "as Keras in float32 on 32 pictures" in done.stdout
+    assert "in its own precision, it is" in done.stdout
+    assert (run / "export-savedmodel" / "model.json").exists()

@@ -189,6 +189,14 @@ def test_unusable_files(tmp_path, kind):
     assert "cat.1.jpg" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_names_that_no_file_can_have():
+    listed = "\0".join(f"photos/{index}.jpg" for index in range(1000))  # find -print0
+    with pytest.raises(InputError, match=r"null byte.*one name a line") as caught:
+        decode_image(listed)
+    assert "photos/0.jpg" in str(caught.value) and len(str(caught.value)) < 250
+    assert "\0" not in str(caught.value)
+
+
 def test_missing_and_too_large_files(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="No such file"):
         decode_image(tmp_path / "cat.1.jpg")

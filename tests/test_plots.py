@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import PIL.Image
@@ -111,6 +112,35 @@ def test_confusion_matrix_states_counts_and_shares():
     for part in ("492", "98.4 %", "1.6 %", "987 of 1,000 right", "cat", "dog"):
         assert part in text
     plot_confusion_matrix([[0, 0], [1, 2]], ["cat", "dog"])  # a class without images
+
+
+def test_confusion_matrix_of_two_classes_is_as_large_as_its_text():
+    figure = plot_confusion_matrix([[492, 8], [5, 495]], ["cat", "dog"])
+    assert list(figure.get_size_inches()) == [4.5, 4.5]
+    axes = figure.axes[0]
+    assert [text.get_fontsize() for text in axes.texts[:2]] == [17, 10]
+    assert [label.get_rotation() for label in axes.get_xticklabels()] == [0, 0]
+    assert [label.get_rotation() for label in axes.get_yticklabels()] == [90, 90]
+
+
+@pytest.mark.parametrize("size, numbers", [(20, True), (100, False)])
+def test_confusion_matrix_of_many_classes_stays_small(size, numbers, tmp_path):
+    names = [f"breed number {index}" for index in range(size - 1)] + ["x" * 200]
+    figure = plot_confusion_matrix(np.full((size, size), 10) + 90 * np.eye(size, dtype=int), names)
+    assert max(figure.get_size_inches()) <= 12
+    text = texts_of(figure)
+    assert ("100" in text.split("\n")) == numbers
+    assert "breed number 10" in text and "x" * 20 in text
+    # Neither numbers nor names reach into their neighbours.
+    axes = figure.axes[0]
+    cell = axes.get_window_extent().width / size
+    for label in (*axes.texts, *axes.get_xticklabels()):
+        assert label.get_window_extent().width <= cell
+    for label in axes.get_yticklabels():
+        assert label.get_window_extent().height <= cell
+    started = time.perf_counter()
+    save_figure(figure, tmp_path / "confusion.png")
+    assert time.perf_counter() - started < 30  # seconds, on a busy machine
 
 
 def test_roc_names_the_area():

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -101,6 +102,19 @@ def test_files_folders_patterns_and_standard_input(photos, monkeypatch):
     assert found == [first, "with a space.png", *both, *more, "absent.png", "no*match"]
 
 
+def test_patterns_that_match_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("top/a/deep/3.png", "top/a/2.png", "top/b/.hidden/9.png", "top/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    every = {"top/1.png", "top/a/2.png", "top/a/deep/3.png"}
+    for pattern in ("top/*", "top/**", "top/**/*", "t*", "**", "to?/"):
+        found = list(list_pictures([pattern]))
+        assert len(found) == 3 and set(found) == every, pattern
+    assert list(list_pictures(["**/deep*"])) == ["top/a/deep/3.png"]
+    assert list(list_pictures(["top/*.png", "top/*.gif"])) == ["top/1.png", "top/*.gif"]
+
+
 def predict(*words, **options):
     command = [sys.executable, ROOT / "scripts" / "predict.py", *words]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
@@ -127,3 +141,32 @@ def test_script(saved, photos):
         )
     for wrong in (predict(photos, photos), predict(saved.path)):
         assert (wrong.returncode, wrong.stdout) == (2, "") and wrong.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("form, listed", [("--csv", True), ("--json", True), ("table", False)])
+def test_script_answers_names_that_are_not_utf8(form, listed, saved, photos, tmp_path):
+    folder = os.fsencode(tmp_path)
+    names = [folder + b"/1.png", folder + b"/2\xff.png", folder + "/3é.png".encode()]
+    for name in names:
+        with open(name, "wb") as file:
+            file.write((photos / "00.png").read_bytes())
+    command = [
+        sys.executable,
+        ROOT / "scripts" / "predict.py",
+        saved.path,
+        "-" if listed else folder,
+    ]
+    command += [form] if form != "table" else []
+    finished = subprocess.run(
+        command,
+        input=b"\n".join(names) if listed else None,
+        stdout=subprocess.PIPE,
+        check=True,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+    )
+    if form == "--json":
+        assert "é" in finished.stdout.decode()  # valid UTF-8, and readable where it can be
+        assert [os.fsencode(row["file"]) for row in json.loads(finished.stdout)] == names
+    else:
+        assert len(finished.stdout.splitlines()) == 4
+        assert all(name in finished.stdout for name in names)

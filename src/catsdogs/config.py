@@ -85,7 +85,7 @@ class ScratchConfig:
     warmup: float = 0.04
     """Share of all steps in which the rate climbs from zero; AdamW only."""
     label_smoothing: float = 0.04
-    """Moves the targets 0 and 1 towards one half, in training only."""
+    """Share by which targets move towards one over the number of classes, in training only."""
     batch_size: int = 32
     """Images a step."""
     epochs: int = 110
@@ -131,7 +131,7 @@ class FeatureExtractConfig:
     warmup: float = 0.04
     """Share of all steps in which the rate climbs from zero; AdamW only."""
     label_smoothing: float = 0.04
-    """Moves the targets 0 and 1 towards one half, in training only."""
+    """Share by which targets move towards one over the number of classes, in training only."""
     batch_size: int = 64
     """Images a step."""
     epochs: int = 30
@@ -168,7 +168,7 @@ class FinetuneConfig:
     warmup: float = 0.1
     """Share of all steps in which the rate climbs from zero; AdamW only."""
     label_smoothing: float = 0.04
-    """Moves the targets 0 and 1 towards one half, in training only."""
+    """Share by which targets move towards one over the number of classes, in training only."""
     batch_size: int = 32
     """Images a step."""
     epochs: int = 4

@@ -6,7 +6,7 @@ import sys
 
 from catsdogs.data.progress import Progress
 
-__all__ = ["print_evaluation", "print_outcome", "print_predictions"]
+__all__ = ["accept_any_file_name", "print_evaluation", "print_outcome", "print_predictions"]
 
 _SHOWN_MISTAKES = 6  # kinds of them, a run
 
@@ -38,9 +38,10 @@ def print_evaluation(metrics):
         for name, test in ((run, found["test"]), ("  with mirror image", found.get("test_flip"))):
             if test:
                 low, high = test["accuracy_interval95"]
+                area = "\N{EN DASH}" if test["roc_auc"] is None else f"{test['roc_auc']:.4f}"
                 print(
                     f"{name!s:<{width}}  {test['accuracy']:>13.1%}  {low:>7.1%} to {high:>6.1%}  "
-                    f"{test['loss']:>6.3f}  {test['roc_auc']:>7.4f}{drawings}"
+                    f"{test['loss']:>6.3f}  {area:>7}{drawings}"
                 )
     for run, found in metrics.items():
         mistakes = [
@@ -51,6 +52,15 @@ def print_evaluation(metrics):
         ]
         mistakes.sort(key=lambda mistake: -mistake[0])
         print(f"{run}: {', '.join(text for _, text in mistakes[:_SHOWN_MISTAKES])}")
+
+
+def accept_any_file_name():
+    """Lets names that are not valid UTF-8 through standard input and output, byte for byte.
+
+    Linux allows any bytes in a name, and one such name must not end a run over many files.
+    """
+    for stream in filter(None, (sys.stdin, sys.stdout)):  # None if closed
+        stream.reconfigure(errors="surrogateescape")
 
 
 def print_predictions(predictions, classes, threshold, form="table", total=None):
@@ -112,7 +122,10 @@ class _JsonWriter:
             "unsure": unsure,
             "probabilities": answer.probabilities,
         }
-        print(f"{self._before}\n{json.dumps(content, ensure_ascii=False)}", end="", flush=True)
+        text = json.dumps(content, ensure_ascii=False)
+        # A byte that is not UTF-8 is half a character to Python, which JSON can only write escaped.
+        text = text.encode(errors="backslashreplace").decode()
+        print(f"{self._before}\n{text}", end="", flush=True)
         self._before = ","
 
     def close(self):

@@ -114,9 +114,12 @@ def _draw(run_dir, metrics, labels, probabilities, unscaled):
     curves = {}
     for index, name in enumerate(classes):
         of_class = labels == index, probabilities[:, index]
-        curves[name] = (*roc_curve(*of_class), roc_auc(*of_class))
-    if len(curves) == 2:  # one is the other's mirror image
+        if len(set(of_class[0].tolist())) == 2:  # a curve needs pictures of the class and others
+            curves[name] = (*roc_curve(*of_class), roc_auc(*of_class))
+    if len(classes) == 2 and curves:  # one is the other's mirror image
         curves = {run_dir.name: curves[classes[1]]}
-    save_figure(plot_roc(curves), run_dir / "roc.png")
+    (run_dir / "roc.png").unlink(missing_ok=True)
+    if curves:
+        save_figure(plot_roc(curves), run_dir / "roc.png")
     both = (reliability(labels, outputs) for outputs in (unscaled, probabilities))
     save_figure(plot_reliability(*both), run_dir / "reliability.png")

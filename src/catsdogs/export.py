@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from catsdogs.data.images import decode_image
-from catsdogs.files import InputError, atomic_folder, write_json
+from catsdogs.files import InputError, atomic_folder, read_json, write_json
 from catsdogs.models import in_float32
 from catsdogs.prediction import list_pictures
 
@@ -23,15 +23,17 @@ FORMATS = {
     "onnx": ("model.onnx", "onnx", ("onnx", "onnxruntime", "tf2onnx")),
     "litert": ("model.tflite", "litert", ()),
 }
+_CARD, _EXAMPLE = "model.json", "predict_onnx.py"
 _NUM_CHECKED = 32  # pictures
 _TOLERANCE = 1e-3  # of a probability
 
 
 def export_model(saved, form, folder, pictures):
-    """Writes a model in another format, if it answers as Keras does.
+    """Writes a model in another format, if it answers as Keras does in float32.
 
     Exported is float32, whatever the model was trained in: these formats have no bfloat16 that
-    every reader knows.
+    every reader knows. So the answers are held against those of a float32 copy; a model that
+    computes in bfloat16 answers a little differently itself, and by how much is told.
 
     Args:
         saved: A `SavedModel`.
@@ -41,11 +43,13 @@ def export_model(saved, form, folder, pictures):
         pictures: Files and folders of pictures to compare answers on; 32 are taken.
 
     Returns:
-        A pair: number of pictures compared, and the largest difference of a probability.
+        Number of pictures compared; the largest difference of a probability to Keras in float32;
+        and that to the model as it predicts here, in its own precision, which has no limit.
 
     Raises:
         InputError: If a package is missing, there are no pictures, `folder` holds something else,
-            or the answers differ by more than 0.001; then nothing is written.
+            or the answers differ from Keras's in float32 by more than 0.001; then nothing is
+            written.
     """
     name, keras_format, packages = FORMATS[form]
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
@@ -55,7 +59,7 @@ def export_model(saved, form, folder, pictures):
             "Install the extra: pip install 'catsdogs[export]'."
         )
     folder = pathlib.Path(folder)
-    if folder.exists() and not (folder / "model.json").is_file() and any(folder.iterdir()):
+    if not _is_free(folder):
         raise InputError(
             f"Expected a new folder or an earlier export at {folder}, received something else. "
             "Choose another --output."
@@ -71,11 +75,13 @@ def export_model(saved, form, folder, pictures):
             model.export(
                 temporary / name, format=keras_format, verbose=False, input_signature=signature
             )
-        difference = float(np.abs(load_exported(form, temporary)(images) - expected).max())
+        answers = load_exported(form, temporary)(images)
+        difference = float(np.abs(answers - expected).max())
+        difference_here = float(np.abs(answers - saved.model.predict_on_batch(images)).max())
         if not difference <= _TOLERANCE:
             raise InputError(
-                f"Expected the exported model to answer as Keras within {_TOLERANCE}, received a "
-                f"difference of {difference:.2g} in a probability. Nothing was written."
+                f"Expected the exported model to answer as Keras in float32 within {_TOLERANCE}, "
+                f"received a difference of {difference:.2g} in a probability. Nothing was written."
             )
         content = {
             **saved.card,
@@ -85,13 +91,15 @@ def export_model(saved, form, folder, pictures):
             "output": "probability of the second class, (batch, 1)"
             if expected.shape[1] == 1
             else "probability of each class, (batch, number of classes)",
+            "compared_with": "Keras in float32",
             "largest_difference": difference,
+            "largest_difference_in_own_precision": difference_here,
         }
-        write_json(temporary / "model.json", content)
+        write_json(temporary / _CARD, content)
         if form == "onnx":
             example = pathlib.Path(__file__).with_name("onnx_example.py")
-            shutil.copyfile(example, temporary / "predict_onnx.py")
-    return len(images), difference
+            shutil.copyfile(example, temporary / _EXAMPLE)
+    return len(images), difference, difference_here
 
 
 def load_exported(form, folder):
@@ -120,6 +128,24 @@ def load_exported(form, folder):
         return interpreter.get_tensor(returned["index"])
 
     return run
+
+
+def _is_free(folder):
+    """Whether nothing is lost if an export takes this place."""
+    if not folder.exists():
+        return True
+    if not folder.is_dir():
+        return False
+    found = {path.name for path in folder.iterdir()}
+    if not found:
+        return True
+    if _CARD not in found or found - {_CARD, _EXAMPLE, *(name for name, *_ in FORMATS.values())}:
+        return False
+    try:
+        card = read_json(folder / _CARD)
+    except (InputError, OSError):
+        return False
+    return isinstance(card, dict) and {"format", "largest_difference"} <= card.keys()
 
 
 def _decode(pictures, image_size):

@@ -5,6 +5,7 @@
 `model.onnx` and `model.json` lie beside this file. Needs: pip install onnxruntime numpy pillow
 """
 
+import contextlib
 import json
 import pathlib
 import sys
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps
 __all__ = ["predict"]
 
 _FOLDER = pathlib.Path(__file__).parent
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
 
 
 def predict(pictures, folder=_FOLDER):
@@ -23,13 +25,34 @@ def predict(pictures, folder=_FOLDER):
     card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     for picture in pictures:
-        image = ImageOps.exif_transpose(Image.open(picture)).convert("RGB")
-        image = image.resize([card["image_size"]] * 2, Image.Resampling.BICUBIC)
-        batch = np.asarray(image, np.float32)[None]  # (1, size, size, 3) in [0, 255]
+        batch = _decode(picture, card["image_size"])[None]  # (1, size, size, 3) in [0, 255]
         (found,) = session.run(None, {session.get_inputs()[0].name: batch})[0].tolist()
         # A model of two classes returns the probability of the second alone.
         found = [1 - found[0], found[0]] if len(found) == 1 else found
         yield dict(zip(card["classes"], found, strict=True))
+
+
+def _decode(picture, size):
+    """What the model was trained on: see "resize" in `model.json`."""
+    with Image.open(picture, formats=_FORMATS) as image:
+        image.draft(None, (2 * size, 2 * size))  # JPEG at a half, quarter or eighth
+        image.load()
+        with contextlib.suppress(Exception):  # EXIF data that cannot be read says nothing
+            image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I") or image.mode == "F":
+            image = _from_deep_grey(np.asarray(image).astype(np.float64), image.mode)
+        elif image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+        return np.asarray(image, np.float32)
+
+
+def _from_deep_grey(values, mode):
+    """Grey of more than 8 bits, scaled to 8 by the least usual white that no pixel exceeds."""
+    whites = {"I": (255.0, 65535.0), "F": (1.0, 255.0, 65535.0)}.get(mode, (65535.0,))
+    white = next((white for white in whites if values.max() <= white), 2.0**32 - 1)
+    return Image.fromarray(np.clip(np.rint(values * (255 / white)), 0, 255).astype(np.uint8))
 
 
 if __name__ == "__main__":

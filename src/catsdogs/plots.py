@@ -16,10 +16,15 @@ from catsdogs.figures import COLOURS, GREY, INK, STYLE, line_colours
 
 __all__ = ["plot_confusion_matrix", "plot_image_grid", "plot_reliability", "plot_roc"]
 
+_CELL, _MAX_SIDE = 0.95, 12.0  # inches: a class of a confusion matrix, and the whole of it
+_MAX_CLASSES_IN_NUMBERS = 20  # more are told by their shading alone
+
 
 @matplotlib.rc_context(STYLE)
 def plot_confusion_matrix(matrix, class_names):
     """Counts by true and predicted class; shading is the share of the true class.
+
+    Cells and their text shrink with the number of classes; above 20 classes the shading is all.
 
     Args:
         matrix: int `(num_classes, num_classes)`, rows are the true classes.
@@ -39,20 +44,25 @@ def plot_confusion_matrix(matrix, class_names):
         )
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     right, wrong = matplotlib.colormaps["Blues"], matplotlib.colormaps["Oranges"]
-    side = 2.6 + 0.95 * size
+    side = min(2.6 + _CELL * size, _MAX_SIDE)
+    cell = (side - 2.6) / size  # inches
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     # 0.8 keeps clear of the maps' darkest ends, on which no text is easy to read.
     diagonal = np.eye(size, dtype=bool)[..., None]
     axes.imshow(np.where(diagonal, right(0.8 * shares), wrong(0.8 * shares)))
-    for (row, column), count in np.ndenumerate(matrix):
+    for (row, column), count in np.ndenumerate(matrix if size <= _MAX_CLASSES_IN_NUMBERS else []):
         share = shares[row, column]
-        colour = "white" if share > 0.75 else INK
-        style = {"color": colour, "ha": "center"}
-        axes.text(column, row, f"{count:,}", va="bottom", fontsize=17, **style)
-        axes.text(column, row + 0.06, f"{100 * share:.1f} %", va="top", **style)
-    axes.set_xticks(range(size), class_names)
-    axes.set_yticks(range(size), class_names, rotation=90, va="center")
+        style = {"color": "white" if share > 0.75 else INK, "ha": "center"}
+        axes.text(column, row, f"{count:,}", va="bottom", fontsize=17 * cell / _CELL, **style)
+        percent = f"{100 * share:.1f} %"
+        axes.text(column, row + 0.06, percent, va="top", fontsize=10 * cell / _CELL, **style)
+    names = [name if len(name) <= 24 else f"{name[:23]}…" for name in class_names]
+    font = min(10, 50 * cell)  # points: two thirds of a cell
+    # Across where they fit: a letter takes some 0.6 of the font's size, an inch has 72 points.
+    wide = max(map(len, names)) * 0.6 * font < 72 * (side - 1) / size
+    axes.set_xticks(range(size), names, rotation=0 if wide else 90, fontsize=font)
+    axes.set_yticks(range(size), names, rotation=90 if wide else 0, va="center", fontsize=font)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true", labelpad=8)
     correct, total = int(matrix.trace()), int(matrix.sum())

@@ -45,7 +45,8 @@ def list_pictures(words):
 
     Args:
         words: Files; folders, for all files in them and below, by name; patterns such as `"*.jpg"`,
-            where the shell has left them; `"-"` for one file a line from standard input.
+            where the shell has left them, for the files and folders that match; `"-"` for one file
+            a line from standard input.
 
     Yields:
         Paths, `str`. A word that names nothing is yielded as it is: it cannot be read either.
@@ -53,14 +54,21 @@ def list_pictures(words):
     for word in words:
         if word == "-":
             yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
-        elif os.path.isdir(word):
-            for folder, folders, names in os.walk(word):
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
-                yield from (os.path.join(folder, name) for name in sorted(names) if name[0] != ".")
         elif os.path.exists(word) or not glob.has_magic(word):
-            yield word
+            yield from _files_at(word)
         else:
-            yield from sorted(glob.iglob(word, recursive=True)) or [word]
+            matches = sorted(glob.iglob(word, recursive=True)) or [word]
+            # Each file once: `**` matches a folder and also what is in it.
+            yield from dict.fromkeys(file for match in matches for file in _files_at(match))
+
+
+def _files_at(path):
+    """The file itself, or all files in a folder and below."""
+    if not os.path.isdir(path):
+        yield path
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (os.path.join(folder, name) for name in sorted(names) if name[0] != ".")
 
 
 def count_pictures(words):

@@ -59,7 +59,8 @@ def write_report(run_dir, metrics, *, files, labels, probabilities, images):
     """Writes `report.html` into the folder of an evaluated run, its pictures included.
 
     Args:
-        run_dir: The run folder, with `curves.png`, `confusion.png`, `roc.png`, `reliability.png`.
+        run_dir: The run folder, with `curves.png`, `confusion.png`, `reliability.png` and, if there
+            are pictures of at least two classes, `roc.png`.
         metrics: Its `metrics.json` with `"test"`.
         files: Names of the test pictures.
         labels: int (n,).
@@ -171,6 +172,8 @@ def _section(title, content):
 
 
 def _figure(path, description):
+    if not path.is_file():  # no ROC curve without pictures of at least two classes
+        return ""
     encoded = base64.b64encode(path.read_bytes()).decode()
     return f"<img class=figure alt='{description}' src='data:image/png;base64,{encoded}'>"
 

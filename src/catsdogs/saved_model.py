@@ -16,9 +16,14 @@ from catsdogs.files import InputError, atomic_path
 __all__ = ["SavedModel", "load_model", "load_saved_model", "read_card", "save_model"]
 
 _CARD = "catsdogs.json"
+# The whole of what `catsdogs.data.images.decode_image` does, for who has the model alone.
 _RESIZE = (
-    "EXIF orientation applied, RGB, squashed to a square of image_size pixels whatever the aspect "
-    "ratio, bicubic with antialiasing; float32 in [0, 255]"
+    "of an animation the first frame; JPEG decoded at the least of full, half, quarter and eighth "
+    "size that is at least twice image_size in width and height (Pillow's draft); EXIF orientation "
+    "applied; grey of 16 bits scaled to 8, 65535 being white (32 bits: white is the least of 255, "
+    "65535 and 4294967295 that no pixel exceeds, in floating point also 1); transparency laid on "
+    "white; RGB; squashed to a square of image_size pixels whatever the aspect ratio, bicubic with "
+    "antialiasing (Pillow's BICUBIC); float32 in [0, 255]"
 )
 
 

@@ -143,7 +143,8 @@ def compile_classifier(model, optimizer, *, label_smoothing=0.0, steps_per_execu
     Args:
         model: A model that ends in a sigmoid, (batch, 1), or a softmax, (batch, num_classes).
         optimizer: From `build_optimizer`.
-        label_smoothing: Share by which targets move towards one half in the training loss.
+        label_smoothing: Share by which targets move towards one over the number of classes, in
+            the training loss.
         steps_per_execution: Steps that run without coming back to Python in between.
     """
     if model.output.shape[-1] == 1:

@@ -42,7 +42,8 @@ def decode_image(file, image_size=None):
         An array, uint8 (height, width, 3) in [0, 255].
 
     Raises:
-        InputError: If the file is missing, empty, broken, in another format or too large.
+        InputError: If the file is missing, empty, broken, in another format or too large, or its
+            name is none that a file can have.
     """
     if isinstance(file, bytes):
         return _decode(file, image_size)
@@ -50,6 +51,11 @@ def decode_image(file, image_size=None):
         content = pathlib.Path(file).read_bytes()
     except OSError as error:
         raise InputError(f"Expected a picture at {file}. Received: {error.strerror}.") from None
+    except ValueError as error:  # a name that no file can have, or a whole list with NUL between
+        raise InputError(
+            f"Expected a picture at {str(file)[:80]!r}. Received: {error}, in what should be a "
+            "file's name. In a list, write one name a line."
+        ) from None
     try:
         return _decode(content, image_size)
     except InputError as error:
