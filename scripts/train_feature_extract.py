@@ -3,7 +3,7 @@
 Examples:
     python scripts/train_feature_extract.py                   features computed once, then seconds
     python scripts/train_feature_extract.py --variant augmented --views 6
-    python scripts/train_feature_extract.py --image-size 320  slower and better
+    python scripts/train_feature_extract.py --image-size 256  faster, a little worse
     python scripts/train_feature_extract.py --preset textbook --variant end_to_end --dropout 0
 """
 

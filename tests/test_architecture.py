@@ -69,7 +69,7 @@ ALLOWED = {
     "explain": "models",
     "explain_plot": "figures",
     "explain_run": "data.images data.progress explain explain_plot figures files prediction",
-    "console": "data.progress",
+    "console": "data.progress files",
     "slices": "significance",
     "comparison": "files significance",
     "report": "files",

@@ -2,7 +2,8 @@
 
 import pytest
 
-from catsdogs.console import print_evaluation
+from catsdogs.console import print_evaluation, print_predictions
+from catsdogs.files import InputError
 
 
 @pytest.mark.parametrize("area, shown", [(0.98765, " 0.9877"), (None, "      \N{EN DASH}")])
@@ -15,3 +16,8 @@ def test_evaluation_table_with_and_without_an_area(area, shown, capsys):
     header, row, mistakes = capsys.readouterr().out.splitlines()
     assert row.endswith(shown) and len(row) == len(header)
     assert "1 of 2 dog pictures taken for cat" in mistakes
+
+
+def test_a_threshold_is_a_probability():
+    with pytest.raises(InputError, match="from 0 to 1"):
+        print_predictions([], ("cat", "dog"), 7)

@@ -16,7 +16,7 @@ from PIL import Image
 from catsdogs import models
 from catsdogs.data.images import decode_image
 from catsdogs.files import InputError
-from catsdogs.prediction import list_pictures, predict_images, predict_pictures
+from catsdogs.prediction import count_pictures, list_pictures, predict_images, predict_pictures
 from catsdogs.saved_model import load_model, load_saved_model, save_model
 
 CLASSES = ("apple", "leaf", "sky")
@@ -170,3 +170,16 @@ def test_script_answers_names_that_are_not_utf8(form, listed, saved, photos, tmp
     else:
         assert len(finished.stdout.splitlines()) == 4
         assert all(name in finished.stdout for name in names)
+
+
+def test_wrong_words_get_a_fitting_sentence(saved, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"folders with files.*empty"):
+        count_pictures([str(tmp_path / "empty")])
+    (tmp_path / "notes.txt").write_text("no model")
+    with pytest.raises(InputError, match=r"run folder or a \.keras file, received .*notes\.txt"):
+        load_saved_model(tmp_path / "notes.txt")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"was stopped.*--resume"):
+        load_saved_model(tmp_path / "run")

@@ -304,6 +304,19 @@ def test_three_classes(settings, three_classes, vgg16_weights, tmp_path, capsys)
         assert evaluate_run.evaluate(tuned)["test"]["accuracy"] > 0.7
 
 
+def test_fine_tuning_passes_over_the_head_of_other_pictures(data_dir, pictures, tmp_path):
+    """The data set was prepared anew, and the head of the earlier pictures lies there still."""
+    data = shutil.copytree(data_dir, tmp_path / "data")
+    run_dir = tmp_path / "runs" / "finetune"
+    stages.finetune(TUNE, data, run_dir)
+    with open_source(pictures) as source:
+        prepare(source, data, train=48, validation=32, test=32, overwrite=True)
+    _, metrics = stages.finetune(TUNE, data, run_dir)
+    assert metrics["start"]["made"] and metrics["start"]["run"].endswith("-seed0-2")
+    _, again = stages.finetune(TUNE, data, run_dir)
+    assert not again["start"]["made"] and again["start"]["run"].endswith("-seed0-2")
+
+
 def test_evaluate_refuses_other_data(scratch_run, pictures, tmp_path):
     run_dir = shutil.copytree(scratch_run[0], tmp_path / "run")
     with open_source(pictures) as source:

@@ -35,6 +35,7 @@ _USERS_ERRNO = (
 
 _TRAINED = "Go on after the last whole epoch with the same command and --resume."
 _GO_ON = dict.fromkeys(("train_scratch.py", "train_feature_extract.py", "finetune.py"), _TRAINED)
+_GO_ON["demo.py"] = "The page is closed."
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import pathlib
 import sys
 
 from catsdogs.data.progress import Progress
+from catsdogs.files import InputError
 
 __all__ = ["accept_any_file_name", "print_evaluation", "print_outcome", "print_predictions"]
 
@@ -48,10 +50,11 @@ def print_evaluation(metrics):
             (count, f"{count} of {sum(row)} {true} pictures taken for {predicted}")
             for true, row in zip(found["classes"], found["test"]["confusion_matrix"], strict=True)
             for predicted, count in zip(found["classes"], row, strict=True)
-            if predicted != true
+            if predicted != true and count
         ]
         mistakes.sort(key=lambda mistake: -mistake[0])
-        print(f"{run}: {', '.join(text for _, text in mistakes[:_SHOWN_MISTAKES])}")
+        shown = ", ".join(text for _, text in mistakes[:_SHOWN_MISTAKES])
+        print(f"{run}: {shown or 'no mistakes'}. All of it: {pathlib.Path(run) / 'report.html'}")
 
 
 def accept_any_file_name():
@@ -75,7 +78,12 @@ def print_predictions(predictions, classes, threshold, form="table", total=None)
 
     Returns:
         The exit code: 1 if a file could not be read, else 0.
+
+    Raises:
+        InputError: If the threshold is no probability.
     """
+    if not 0 <= threshold <= 1:
+        raise InputError(f"Expected --threshold from 0 to 1. Received: {threshold}.")
     write = {"table": _TableWriter, "json": _JsonWriter, "csv": _CsvWriter}[form](classes)
     unreadable = 0
     # A line that is rewritten in place would get between the answers on the same terminal.

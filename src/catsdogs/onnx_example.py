@@ -21,11 +21,15 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
 
 
 def predict(pictures, folder=_FOLDER):
-    """Yields, for each picture file, a dictionary from class name to probability."""
+    """Yields, for each file, a dictionary from class name to probability; `None` if unreadable."""
     card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     for picture in pictures:
-        batch = _decode(picture, card["image_size"])[None]  # (1, size, size, 3) in [0, 255]
+        try:
+            batch = _decode(picture, card["image_size"])[None]  # (1, size, size, 3) in [0, 255]
+        except OSError:
+            yield None
+            continue
         (found,) = session.run(None, {session.get_inputs()[0].name: batch})[0].tolist()
         # A model of two classes returns the probability of the second alone.
         found = [1 - found[0], found[0]] if len(found) == 1 else found
@@ -56,6 +60,11 @@ def _from_deep_grey(values, mode):
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.exit("Usage: python predict_onnx.py PICTURE...")
     for name, answer in zip(sys.argv[1:], predict(sys.argv[1:]), strict=True):
+        if answer is None:
+            print(f"{name}: no picture that can be read", file=sys.stderr)
+            continue
         best = max(answer, key=answer.get)
         print(f"{name}: {best} {answer[best]:.1%}")

@@ -75,11 +75,17 @@ def count_pictures(words):
     """How many files `list_pictures` will yield; `None` if standard input is among the words.
 
     Raises:
-        InputError: If there are no words.
+        InputError: If there are none.
     """
-    if not words:
-        raise InputError("Expected pictures: files, folders, patterns or -. Received none.")
-    return None if "-" in words else sum(1 for _ in list_pictures(words))
+    if "-" in words:
+        return None
+    number = sum(1 for _ in list_pictures(words))
+    if not number:
+        raise InputError(
+            "Expected pictures: files, folders with files, patterns or -. "
+            f"Received: {' '.join(words) or 'none'}."
+        )
+    return number
 
 
 def predict_pictures(saved, files, *, tta=False):

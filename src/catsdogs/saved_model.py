@@ -126,10 +126,15 @@ def load_model(run_or_model):
 
 def _model_file(run_or_model):
     path = pathlib.Path(run_or_model)
-    path = path / "model.keras" if path.is_dir() or path.suffix != ".keras" else path
-    if not path.is_file():
-        raise InputError(f"Expected a model at {path}, found none. Train the run again.")
-    return path
+    if path.is_file() and path.suffix != ".keras":
+        raise InputError(f"Expected a run folder or a .keras file, received {path}.")
+    folder, path = path, path if path.suffix == ".keras" else path / "model.keras"
+    if path.is_file():
+        return path
+    remedy = "Train the run again."
+    if (folder / "config.json").is_file():
+        remedy = "The run was stopped: go on with it by the command that started it and --resume."
+    raise InputError(f"Expected a model at {path}, found none. {remedy}")
 
 
 def _damaged(path, error):

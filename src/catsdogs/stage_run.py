@@ -84,6 +84,10 @@ class StageRun:
         what = "drawings, not photographs" if self._manifest.is_drawing else "photographs"
         print(f"{self._manifest.dataset} ({what}), {self.precision}, {self.run_dir}", flush=True)
 
+    def is_of_these_pictures(self, run_dir):
+        """Whether a finished run was trained on this data set in its present state."""
+        return runs.load_run(run_dir)[1]["dataset_digest"] == self._manifest.digest
+
     def begin_from(self, start, made):
         """Takes another run as the one to start from.
 

@@ -145,9 +145,12 @@ def _make_start(stage):
     config = stage.config
     preset = presets.FEATURE_EXTRACT[config.preset]
     variant = "end_to_end" if config.variant == "end_to_end" else "cached"
-    run_dir = stage.run_dir.with_name(
-        run_name("feature_extract", config.preset, variant, config.seed)
-    )
+    name = run_name("feature_extract", config.preset, variant, config.seed)
+    run_dir, number = stage.run_dir.with_name(name), 1
+    # Those that other pictures were used for, say before these were prepared anew, are passed over.
+    while runs.is_complete(run_dir) and not stage.is_of_these_pictures(run_dir):
+        number += 1
+        run_dir = run_dir.with_name(f"{name}-{number}")
     missing = not runs.is_complete(run_dir)
     if missing:
         print("Fine-tuning needs a trained head first: extracting features.", flush=True)
