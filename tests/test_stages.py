@@ -294,7 +294,8 @@ def test_three_classes(settings, three_classes, vgg16_weights, tmp_path, capsys)
         rows = list(csv.DictReader(file))
     assert list(rows[0])[3:] == [f"probability_of_{name}" for name in metrics["classes"]]
     console.print_evaluation({run_dir: evaluate_run.evaluate(run_dir)})
-    assert "pictures taken for" in capsys.readouterr().out
+    mistakes = 0 < test["accuracy"] < 1
+    assert ("pictures taken for" if mistakes else "no mistakes") in capsys.readouterr().out
     if not train:
         tuned, metrics = stages.finetune(
             dataclasses.replace(TUNE, start=str(run_dir), smoke=False), three_classes,
