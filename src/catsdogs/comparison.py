@@ -3,6 +3,7 @@
 import csv
 import itertools
 import pathlib
+import statistics
 
 from catsdogs.files import InputError, read_json
 from catsdogs.significance import adjust_p_values, mcnemar_test
@@ -31,30 +32,26 @@ def compare_runs(run_dirs):
         InputError: If a file is missing or broken.
     """
     tested = {str(run): _read(pathlib.Path(run)) for run in run_dirs}
+    best, *others = sorted(tested, key=lambda run: -statistics.fmean(tested[run][1].values()))
     pairs = {
         (first, second): mcnemar_test(*_aligned(tested[first][1], tested[second][1]))
-        for first, second in itertools.combinations(tested, 2)
+        for first, second in itertools.combinations([best, *others], 2)
         if _same_pictures(tested[first], tested[second])
     }
     adjusted = adjust_p_values([found["p_value"] for found in pairs.values()])
     adjusted = dict(zip(pairs, adjusted, strict=True))
-    best = max(tested, key=lambda run: sum(tested[run][1].values()) / len(tested[run][1]))
     names = {run: pathlib.PurePath(run).name for run in tested}
     if len(set(names.values())) < len(names):
         names = {run: run for run in tested}
     comparisons = []
-    for other in tested:
-        if other == best:
-            continue
+    for other in others:
         found = {"best": best, "other": other}
-        pair = next((p for p in ((best, other), (other, best)) if p in pairs), None)
-        if pair:
-            in_order = pair == (best, other)
+        if pair := pairs.get((best, other)):
             found |= {
-                "only_best": pairs[pair]["only_first" if in_order else "only_second"],
-                "only_other": pairs[pair]["only_second" if in_order else "only_first"],
-                "p_value": pairs[pair]["p_value"],
-                "adjusted_p_value": adjusted[pair],
+                "only_best": pair["only_first"],
+                "only_other": pair["only_second"],
+                "p_value": pair["p_value"],
+                "adjusted_p_value": adjusted[best, other],
             }
         found["sentence"] = _say(found, names, len(tested[other][1]), len(pairs))
         comparisons.append(found)
