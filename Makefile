@@ -6,7 +6,7 @@ READY := .venv/ready
 ARCHIVE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run photos ladder results benchmark growth notebooks test lint clean
+.PHONY: help setup run photos ladder results benchmark growth notebooks test torture lint clean
 
 help:  ## this list
 	@echo "catsdogs: image classification from a small labelled set of photographs"
@@ -45,6 +45,9 @@ notebooks: $(READY)  ## run the notebooks and save what they show
 
 test: $(READY)  ## the tests
 	$(BIN)/python -m pytest -q
+
+torture: $(READY)  ## kills, full disks, hostile files: far more of them than the tests inject
+	$(BIN)/python -m pytest -q --torture results/torture.json
 
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check .

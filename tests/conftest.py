@@ -14,6 +14,8 @@ from catsdogs.data.splits import prepare
 
 ROOT = pathlib.Path(__file__).parents[1]
 
+pytest_plugins = ["campaign"]
+
 
 def _file_with_weights():
     given = os.environ.get("CATSDOGS_VGG16_WEIGHTS")
