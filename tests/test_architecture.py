@@ -21,8 +21,8 @@ ALLOWED = {
     "config": "files",
     "cli": "files runs stages",  # stages late, inside a function: loading it takes seconds
     "data.progress": "",
-    "network": "",
-    "data.download": "files data.progress network",
+    "network": "data.progress",
+    "data.download": "files network",
     "data.sketches": "files",
     "data.sources": "files data.download data.sketches",
     "data.images": "files data.progress",
@@ -104,7 +104,6 @@ ALLOWED_KERAS = {
     "stage_run",
     "stages",
     "training",
-    "weights",
 }
 
 MAX_LINES = 260

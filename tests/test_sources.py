@@ -1,19 +1,13 @@
-"""Every layout is read, broken ones give one clear line, and downloads survive breaks."""
+"""Every layout is read, and broken ones give one clear line."""
 
 import hashlib
-import http.server
 import io
-import threading
-import time
 import zipfile
 
 import pytest
 
 from catsdogs.data import download, sources
 from catsdogs.files import InputError
-
-CONTENT = bytes(range(256)) * 800  # 200 kB
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 def zip_bytes(names):
@@ -176,107 +170,3 @@ def test_the_microsoft_archive_is_not_fetched_before_it_is_needed(tmp_path, monk
         assert (source.name, source.fingerprint) == ("dogs-vs-cats", download.MICROSOFT_SHA256)
         with pytest.raises(InputError, match="no network"):
             source.list_candidates()
-
-
-class Server(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT; `server.behaviours` says how badly each request is answered."""
-
-    def do_GET(self):
-        behaviour = self.server.behaviours.pop(0) if self.server.behaviours else "well"
-        start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
-        self.server.starts.append(start)
-        if behaviour == "silent":
-            time.sleep(0.6)
-            return
-        if behaviour == "missing":
-            self.send_error(404)
-            return
-        body = b"<html>Please log in</html>" if behaviour == "login page" else CONTENT
-        if behaviour == "other content":
-            body = bytes(len(CONTENT))
-        if behaviour in ("ignores range", "login page"):
-            self.send_response(200)
-        else:
-            self.send_response(206)
-            total = len(body)
-            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-            body = body[start:]
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if behaviour == "breaks" else body)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        server.behaviours, server.starts = [], []
-        server.url = f"http://127.0.0.1:{server.server_port}/cats.zip"
-        # Polling often makes shutdown() quick.
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-def fetch(folder, server):
-    return download.download_archive(folder, url=server.url, sha256=SHA256, size=len(CONTENT))
-
-
-def test_download(tmp_path, server, capsys):
-    path = fetch(tmp_path / "new", server)
-    assert path == tmp_path / "new" / "cats.zip" and path.read_bytes() == CONTENT
-    assert "Downloading" in capsys.readouterr().err
-    fetch(tmp_path / "new", server)
-    assert server.starts == [0]  # the second call found it
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_download_resumes_after_breaks(tmp_path, server):
-    server.behaviours = ["breaks", "breaks"]
-    assert fetch(tmp_path, server).read_bytes() == CONTENT
-    assert server.starts == [0, 102400, 153600]
-
-
-def test_download_resumes_in_a_later_run(tmp_path, server):
-    (tmp_path / "cats.zip.part").write_bytes(CONTENT[:5000])
-    assert fetch(tmp_path, server).read_bytes() == CONTENT
-    assert server.starts == [5000]
-
-
-def test_download_starts_over_when_ranges_are_ignored(tmp_path, server):
-    (tmp_path / "cats.zip.part").write_bytes(CONTENT[:5000])
-    server.behaviours = ["ignores range"]
-    assert fetch(tmp_path, server).read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize(
-    ("behaviour", "complaint"),
-    [
-        ("other content", "SHA-256"),
-        ("login page", "offers 26 bytes"),
-        ("missing", "Not Found"),
-        ("silent", "timed out"),
-    ],
-)
-def test_download_failures_name_the_other_ways(tmp_path, server, monkeypatch, behaviour, complaint):
-    monkeypatch.setattr(download, "_TIMEOUT", 0.3)
-    server.behaviours = [behaviour] * 9
-    with pytest.raises(InputError, match=complaint) as caught:
-        fetch(tmp_path, server)
-    for way in ("--archive", "--folder", "--sketches"):
-        assert way in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "cats.zip").exists()
-
-
-def test_refused_connection_is_answered_at_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    begin = time.monotonic()
-    with pytest.raises(InputError, match=r"refused.*--sketches"):
-        download.download_archive(tmp_path, url="http://127.0.0.1:9/cats.zip")
-    assert time.monotonic() - begin < 3

