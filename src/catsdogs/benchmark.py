@@ -60,7 +60,7 @@ def run_benchmark(data_dir, folder, *, quick=False):
             found[name] = value
             write_json(folder / "benchmark.json", found)  # what is measured is not lost
         found["stages"] = _run_stages(data, folder, quick)
-        picture = str(data / manifest.split("test")[0].name)
+        picture = str(data / manifest.split("validation")[0].name)
         found["prediction"] = {
             name: _piece(
                 "prediction", run_dir=str(folder / found["stages"][name]["run"]), picture=picture,
