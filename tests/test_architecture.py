@@ -42,7 +42,7 @@ ALLOWED = {
     "training": "files runs",
     "significance": "",
     "calibration": "",
-    "evaluation": "calibration significance",
+    "evaluation": "calibration files significance",
     "figures": "files",
     "plots": "figures",
     "history_plot": "figures files",
@@ -62,14 +62,14 @@ ALLOWED = {
     "figures files fused_norm history_plot models runs saved_model training",
     "model_check": "files",
     "saved_model": "fields files model_check",
-    "stages": "config data.augment features files models runs saved_model stage_run",
+    "stages": "config data.augment features files models runs saved_model stage_run weights",
     "prediction": "data.images evaluation files",
     "export": "data.images files models prediction",
     "demo_choices": "data.images files prediction runs saved_model",
     "demo_page": "",
     "demo": "data.images demo_choices demo_page explain explain_plot files prediction saved_model",
     "onnx_example": "",  # copied beside an exported model, where there is no catsdogs
-    "explain": "models",
+    "explain": "files models",
     "explain_plot": "figures",
     "explain_run": "data.images data.progress explain explain_plot figures files prediction",
     "console": "data.progress files",
@@ -77,7 +77,7 @@ ALLOWED = {
     "comparison": "files significance",
     "report": "files",
     "evaluate_run": "calibration data.images data.pipeline data.splits evaluation features figures "
-    "files models plots report runs saved_model slices stage_run",
+    "files models plots report runs saved_model slices stage_run weights",
     "results_table": "",
     "results": "config significance figures files frontier_plot growth ladder_plot results_table "
     "runs tables",
@@ -117,7 +117,7 @@ LONG = {
     "config": 290,  # a line or two of help for every setting
     "measure": 310,  # one piece of the benchmark after the other
     "stage_run": 290,  # one run from its folder to its metrics
-    "weights": 295,  # 40 lines of pinned digests
+    "weights": 330,  # 40 lines of pinned digests
     "data.sources": 350,  # every kind of archive
     "data.splits": 310,  # the manifest, and what makes it
 }

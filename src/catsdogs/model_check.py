@@ -33,6 +33,7 @@ _KNOWN = {
 }  # fmt: skip
 _MAX_CONFIG = 2**24  # bytes; a model of VGG16 has 70,000
 _MAX_LAYER = 2**28  # numbers that a layer may give for one picture: a gigabyte in float32
+_ANY_SIDE = 512  # pixels, of a layer that takes any
 
 
 def check_archive(archive, size):
@@ -54,7 +55,7 @@ def check_archive(archive, size):
         _check_arrays(weights, stored)
     # In a thread of its own, since Keras keeps by thread which variables still want their memory.
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        executor.submit(_check_sizes, config, stored).result()
+        executor.submit(_check_shapes, config, stored).result()
 
 
 def read_member(archive, name):
@@ -92,23 +93,22 @@ def _check_arrays(weights, stored):
     """Refuses arrays that lie in other files, or that claim to be larger than what is stored."""
     sizes = []
 
+    # What these return ends the visit; an error would get lost in it.
+    def visit_link(name, link):
+        return None if isinstance(link, h5py.HardLink) else name
+
     def visit(name, item):
         if isinstance(item, h5py.Dataset):
-            if item.external or item.is_virtual:
-                raise InputError(f"whose weights {name[:80]!r} lie in another file")
             sizes.append(math.prod(item.shape) * item.dtype.itemsize)
+            return name if item.external or item.is_virtual else None
 
-    def visit_link(name, link):
-        if not isinstance(link, h5py.HardLink):
-            raise InputError(f"whose weights {name[:80]!r} lie in another file")
-
-    weights.visititems_links(visit_link)
-    weights.visititems(visit)
+    if name := weights.visititems_links(visit_link) or weights.visititems(visit):
+        raise InputError(f"whose weights {name[:80]!r} lie elsewhere")
     if sum(sizes) > stored:
         raise InputError("whose weights claim to be larger than the file")
 
 
-def _check_sizes(config, stored):
+def _check_shapes(config, stored):
     """Builds a model that has shapes but no memory, to see how much it would take."""
     with keras.StatelessScope(initialize_variables=False):
         model = keras.saving.deserialize_keras_object(config, safe_mode=True)
@@ -116,7 +116,12 @@ def _check_sizes(config, stored):
         raise InputError(
             f"which wants {model.count_params():,} weights and brings {stored:,} bytes"
         )
+    layers = model.layers[-1].layers if model.layers[-1].name == "head" else model.layers
+    names, last = [layer.name for layer in layers], getattr(layers[-1], "activation", None)
+    final = (keras.activations.sigmoid, keras.activations.softmax)
+    if names[-2:-1] != ["logit"] or last not in final:
+        raise InputError("which does not end in a layer called logit and a sigmoid or softmax")
     for layer in model.layers:
         for shape in (tensor.shape for tensor in keras.tree.flatten(layer.output)):
-            if math.prod(side or 1 for side in shape) > _MAX_LAYER:
+            if math.prod(side or _ANY_SIDE for side in shape[1:]) > _MAX_LAYER:
                 raise InputError(f"whose layer {layer.name[:40]!r} gives {shape}, too much to hold")

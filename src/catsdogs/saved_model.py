@@ -20,7 +20,7 @@ __all__ = ["SavedModel", "load_model", "load_saved_model", "read_card", "save_mo
 
 _CARD = "catsdogs.json"
 _CARD_TABLE = {
-    "classes": CLASSES, "image_size": whole(8, 4096), "temperature": number(1e-6, 1e6),
+    "classes": CLASSES, "image_size": whole(8, 2048), "temperature": number(1e-6, 1e6),
 }  # fmt: skip
 _ZIP_ERRORS = (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -86,9 +86,9 @@ def load_saved_model(run_or_model):
     card = read_card(path)
     model = load_model(path)
     side, number = card["image_size"], len(card["classes"])
-    fits = model.input_shape in ((None, side, side, 3), (None, None, None, 3))
-    # Of two classes one number tells both.
-    if not fits or model.output_shape not in ((None, number), *([(None, 1)] * (number == 2))):
+    inputs = ((None, side, side, 3), (None, None, None, 3))
+    outputs = (None, 1 if number == 2 else number)  # of two classes one probability tells both
+    if model.input_shape not in inputs or model.output_shape != outputs:
         raise InputError(
             f"Expected a model that takes pictures of {side}x{side} and answers for {number} "
             f"classes, as {path} says of itself. Received: {model.input_shape} to "

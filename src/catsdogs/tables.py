@@ -41,7 +41,7 @@ _EARLIER = {
     "dataset_digest": NAME,
     "drawings": FLAG,
     "classes": CLASSES,
-    "image_size": whole(1, 4096),
+    "image_size": whole(8, 2048),
     "precision": NAME,
     "config": {"seed": whole(0), "smoke": FLAG},
     "num_parameters": whole(1),
