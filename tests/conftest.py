@@ -16,6 +16,17 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 pytest_plugins = ["campaign"]
 
+MEASURED = {"num_images": 32, "loss": 0.4, "accuracy": 0.75, "accuracy_interval95": [0.6, 0.9]}
+# The least that a finished run's metrics.json says.
+METRICS = {
+    "stage": "scratch", "preset": "best", "variant": "strong", "dataset": "tiny",
+    "dataset_digest": "d1", "drawings": False, "classes": ["cat", "dog"], "image_size": 48,
+    "precision": "float32", "config": {"seed": 0, "smoke": False}, "num_parameters": 7,
+    "num_trainable": 7, "validation": MEASURED, "temperature": 1.0, "cold": True, "warm": False,
+    "wall_seconds": 60.0, "peak_rss_mb": 900,
+    "environment": {"commit": "abc", "packages": {}, "processor": "A Processor", "cores": 2},
+}  # fmt: skip
+
 
 def _file_with_weights():
     given = os.environ.get("CATSDOGS_VGG16_WEIGHTS")

@@ -17,7 +17,9 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 # Who may import whom inside the package, read from below: each module only those named here, and
 # all of them stand further up. `files` holds what everybody needs: atomic writes, the error class.
 ALLOWED = {
-    "files": "",
+    "fields": "",
+    "files": "fields",
+    "tables": "fields",
     "config": "files",
     "cli": "files runs stages",  # stages late, inside a function: loading it takes seconds
     "data.progress": "",
@@ -28,19 +30,19 @@ ALLOWED = {
     "data.images": "files data.progress",
     "data.duplicates": "",
     "data.selection": "files data.progress data.images data.duplicates data.sources",
-    "data.splits": "files data.progress data.images data.selection",
+    "data.splits": "fields files data.progress data.images data.selection",
     "data.augment": "",
     "data.pipeline": "data.augment",
     "weights": "files network",
     "fused_norm": "",
     "models": "weights",
     "features": "files data.augment data.pipeline data.progress models weights",
-    "runs": "files",
+    "runs": "fields files tables",
     "follow": "files runs",
     "training": "files runs",
     "significance": "",
     "calibration": "",
-    "evaluation": "calibration significance",
+    "evaluation": "calibration files significance",
     "figures": "files",
     "plots": "figures",
     "history_plot": "figures files",
@@ -58,15 +60,16 @@ ALLOWED = {
     "preview": "config data.augment data.images data.splits figures plots",
     "stage_run": "calibration config data.images data.pipeline data.splits evaluation features "
     "figures files fused_norm history_plot models runs saved_model training",
-    "saved_model": "files",
-    "stages": "config data.augment features files models runs saved_model stage_run",
+    "model_check": "files",
+    "saved_model": "fields files model_check",
+    "stages": "config data.augment features files models runs saved_model stage_run weights",
     "prediction": "data.images evaluation files",
     "export": "data.images files models prediction",
     "demo_choices": "data.images files prediction runs saved_model",
     "demo_page": "",
     "demo": "data.images demo_choices demo_page explain explain_plot files prediction saved_model",
     "onnx_example": "",  # copied beside an exported model, where there is no catsdogs
-    "explain": "models",
+    "explain": "files models",
     "explain_plot": "figures",
     "explain_run": "data.images data.progress explain explain_plot figures files prediction",
     "console": "data.progress files",
@@ -74,10 +77,10 @@ ALLOWED = {
     "comparison": "files significance",
     "report": "files",
     "evaluate_run": "calibration data.images data.pipeline data.splits evaluation features figures "
-    "files models plots report runs saved_model slices stage_run",
+    "files models plots report runs saved_model slices stage_run weights",
     "results_table": "",
     "results": "config significance figures files frontier_plot growth ladder_plot results_table "
-    "runs",
+    "runs tables",
     "ladder": "data.splits figures files history_plot runs",
 }
 # What is heavy stays where it is needed, so that a script starts at once.
@@ -99,6 +102,7 @@ ALLOWED_KERAS = {
     "flops",
     "fused_norm",
     "measure",
+    "model_check",
     "models",
     "saved_model",
     "stage_run",
@@ -112,9 +116,9 @@ LONG = {
     "config": 290,  # a line or two of help for every setting
     "measure": 310,  # one piece of the benchmark after the other
     "stage_run": 290,  # one run from its folder to its metrics
-    "weights": 295,  # 40 lines of pinned digests
-    "data.sources": 270,  # every kind of archive
-    "data.splits": 285,  # the manifest, and what makes it
+    "weights": 330,  # 40 lines of pinned digests
+    "data.sources": 350,  # every kind of archive
+    "data.splits": 310,  # the manifest, and what makes it
 }
 
 

@@ -12,10 +12,10 @@ import urllib.request
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import MEASURED, METRICS, ROOT
 from PIL import Image
 
-from catsdogs import demo, demo_page, models, runs
+from catsdogs import demo, demo_page, models
 from catsdogs.data.images import decode_image
 from catsdogs.demo_choices import example_pictures, find_choices, name_choices
 from catsdogs.files import InputError, write_json
@@ -35,10 +35,10 @@ def root(data_dir, tmp_path_factory):
         keras.utils.set_random_seed(seed)
         model = models.build_textbook_convnet(48)
         folder = root / "runs" / "tiny" / name
-        metrics = dict.fromkeys(runs._METRICS_KEYS)
-        metrics["validation"] = {"accuracy": accuracy, "num_images": 32}
-        write_json(folder / "metrics.json", metrics)
-        write_json(folder / "config.json", {"stage": "", "data_dir": str(data_dir), "smoke": False})
+        validation = {**MEASURED, "accuracy": accuracy}
+        write_json(folder / "metrics.json", {**METRICS, "validation": validation})
+        config = {"stage": "scratch", "data_dir": str(data_dir), "smoke": False}
+        write_json(folder / "config.json", config)
         if name != "no-model":
             save_model(
                 model, folder / "model.keras", classes=("cat", "dog"), image_size=48, temperature=1

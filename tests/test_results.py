@@ -4,7 +4,7 @@ import json
 import statistics
 
 import pytest
-from conftest import ROOT
+from conftest import MEASURED, METRICS, ROOT
 
 from catsdogs import config, results
 from catsdogs.files import InputError
@@ -32,14 +32,11 @@ def write_metrics(
     folder = root / "results" / dataset / name
     folder.mkdir(parents=True)
     metrics = {
-        "stage": stage, "preset": preset, "variant": variant, "dataset": dataset,
+        **METRICS, "stage": stage, "preset": preset, "variant": variant, "dataset": dataset,
         "image_size": image_size, "precision": "float32", "config": settings,
-        "validation": {"accuracy": accuracy - 0.01},
-        "test": {"accuracy": accuracy, "num_images": 1000},
-        "dataset_digest": "d1", "drawings": False, "classes": ["cat", "dog"],
-        "temperature": 1.1, "cold": cold, "warm": not cold, "wall_seconds": seconds,
-        "peak_rss_mb": memory,
-        "environment": {"cores": 2, "processor": "A Processor", "commit": "abc"},
+        "validation": {**MEASURED, "accuracy": accuracy - 0.01},
+        "test": {**MEASURED, "accuracy": accuracy, "num_images": 1000},
+        "cold": cold, "warm": not cold, "wall_seconds": seconds, "peak_rss_mb": memory,
     }  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics))
     return folder
@@ -134,7 +131,7 @@ def test_only_evaluated_runs_are_added(tmp_path):
     run_dir = tmp_path / "runs" / "scratch"
     run_dir.mkdir(parents=True)
     evaluated = json.loads((write_metrics(tmp_path, "x", 0.9) / "metrics.json").read_text())
-    (run_dir / "config.json").write_text('{"stage": "", "data_dir": "", "smoke": false}')
+    (run_dir / "config.json").write_text('{"stage": "scratch", "data_dir": "x", "smoke": false}')
     (run_dir / "history.csv").write_text("epoch,loss\n1,0.5\n")
     (run_dir / "curves.png").write_bytes(b"png")
     unseen = {name: value for name, value in evaluated.items() if name != "test"}

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 
 import pytest
+from conftest import METRICS
 
 from catsdogs import runs
 from catsdogs.files import InputError, write_json
@@ -12,7 +13,7 @@ SETTINGS = {
     "stage": "scratch", "data_dir": "data/x", "smoke": False, "epochs": 10,
     "learning_rate": 0.001, "seed": 0, "start": None,
 }  # fmt: skip
-METRICS = dict.fromkeys(runs._METRICS_KEYS, 0)
+HEADER = "epoch,loss,accuracy,val_loss,val_accuracy"
 HISTORY = {
     "loss": [0.7, 1 / 3, 1e-7],
     "accuracy": [0.5, 0.75, 1.0],
@@ -117,7 +118,7 @@ def test_missing_unfinished_and_corrupt_runs(tmp_path, stopped):
     assert runs.load_run(stopped) == (SETTINGS, METRICS)
     for broken in ("[1]", "{}"):  # JSON, but nothing that a run of this version leaves
         (stopped / "metrics.json").write_text(broken)
-        with pytest.raises(InputError, match=r"metrics\.json that lacks.*Train the run again"):
+        with pytest.raises(InputError, match=r"metrics\.json as this version.*Train the run again"):
             runs.load_run(stopped)
     (stopped / "metrics.json").write_text('{"stage": ')
     with pytest.raises(InputError, match=r"Expected JSON in .*metrics\.json"):
@@ -140,7 +141,8 @@ def test_history_round_trip(stopped):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "epoch,loss\n", "epoch,loss\n1,many\n", "epoch,loss,accuracy\n1,0.5\n"]
+    "content",
+    ["", "epoch,loss\n", "epoch,loss\n1,0.5\n", f"{HEADER}\n1,many,1,1,1\n", f"{HEADER}\n1,0.5\n"],
 )
 def test_broken_history_is_an_error(tmp_path, content):
     with pytest.raises(InputError, match="Is this a run folder"):

@@ -128,7 +128,7 @@ def test_damaged_archive_entries_are_dropped(tmp_path):
 
 
 def test_giant_files_are_not_even_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(selection, "_MAX_BYTES", 5000)
+    monkeypatch.setattr(selection, "MAX_PICTURE_BYTES", 5000)
     files = pets(cats=range(1, 8)) | {"cat/cat.2.jpg": encode(picture(2, (200, 200)), "BMP")}
     assert build(tmp_path, files).dropped[0][0] == "cat/cat.2.jpg"
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 
 from catsdogs import demo_page
 from catsdogs.data.images import decode_image
@@ -156,6 +157,7 @@ def serve(choices, host, port, threshold=0.8):
                 f"received {host}:{port}. Choose another --port or --host."
             ) from None
         sys.addaudithook(_refuse_connections)
+        traceback.print_exc = _print_refusal
         print(f"The page is at {blocks.local_url} (Ctrl-C stops it).", flush=True)
         try:
             threading.Event().wait()
@@ -184,3 +186,10 @@ def _refuse_connections(event, arguments):
     """
     if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
         raise PermissionError(f"Expected no connection from this process. Received: {event}")
+
+
+def _print_refusal():
+    """In place of `traceback.print_exc`, with which Gradio tells what a forged request broke."""
+    error = sys.exception()
+    reason = "".join(c if c.isprintable() else " " for c in str(error))[:200]
+    print(f"demo.py: Refused a request: {type(error).__name__}: {reason}", file=sys.stderr)

@@ -14,9 +14,10 @@ from catsdogs.figures import save_figure
 from catsdogs.files import InputError, atomic_path, write_json
 from catsdogs.plots import plot_confusion_matrix, plot_reliability, plot_roc
 from catsdogs.report import write_report
-from catsdogs.saved_model import load_model
+from catsdogs.saved_model import load_saved_model
 from catsdogs.slices import accuracy_by_slices, measure_pictures
 from catsdogs.stage_run import EVALUATION_BATCH, few
+from catsdogs.weights import check_frozen_blocks
 
 __all__ = ["evaluate"]
 
@@ -54,9 +55,17 @@ def evaluate(run_dir, data_dir=None, *, flip=False):
     if config["smoke"]:
         images, labels, files = (few(rows, "test") for rows in (images, labels, files))
 
-    model = load_model(run_dir)
+    saved = load_saved_model(run_dir)
+    model = saved.model
+    if (saved.classes, saved.image_size) != (classes, metrics["image_size"]):
+        raise InputError(
+            f"Expected the model of {run_dir} to know {', '.join(classes)} at "
+            f"{metrics['image_size']} pixels, received one for {', '.join(saved.classes)} at "
+            f"{saved.image_size}. Train the run again."
+        )
     views = [(images, False), (images, True)][: 1 + flip]  # whether to mirror them
     if metrics["stage"] != "scratch":
+        check_frozen_blocks(model, run_dir)
         # The first four blocks are frozen in every run, so all runs share their activations.
         store = FeatureStore(
             data_dir / "features",

@@ -5,6 +5,7 @@ import statistics
 import numpy as np
 
 from catsdogs.calibration import expected_calibration_error
+from catsdogs.files import InputError
 from catsdogs.significance import wilson_interval
 
 __all__ = [
@@ -98,8 +99,16 @@ def class_probabilities(outputs):
 
     Returns:
         float64 (num_images, num_classes) in [0, 1]; rows sum to one up to rounding.
+
+    Raises:
+        InputError: If these are not finite, as a model with broken weights answers.
     """
     outputs = np.asarray(outputs, dtype=np.float64)
+    if not np.isfinite(outputs).all():
+        raise InputError(
+            "Expected probabilities from the model, received no numbers: its weights are damaged. "
+            "Train the run again."
+        )
     return np.concatenate([1 - outputs, outputs], axis=1) if outputs.shape[1] == 1 else outputs
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from catsdogs.files import InputError
 from catsdogs.models import build_logits
 
 __all__ = [
@@ -38,6 +39,9 @@ def rectified_layers(model, image_size):
 
     Returns:
         Names of layers, from the finest to the coarsest feature map.
+
+    Raises:
+        InputError: If there is none.
     """
     layers = [
         layer
@@ -45,6 +49,8 @@ def rectified_layers(model, image_size):
         if getattr(layer, "activation", None) is keras.activations.relu
         and len(layer.output.shape) == 4
     ]
+    if not layers:
+        raise InputError("Expected a model with convolutions and ReLU, received one without.")
     # A convnet that takes any size knows its feature maps' sizes only for a given one.
     inside = keras.Model(model.input, {layer.name: layer.output for layer in layers})
     maps = inside.compute_output_spec(keras.KerasTensor((1, image_size, image_size, 3)))

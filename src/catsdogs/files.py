@@ -8,7 +8,14 @@ import pathlib
 import shutil
 import tempfile
 
-__all__ = ["InputError", "atomic_folder", "atomic_path", "read_json", "sha256_of", "write_json"]
+from catsdogs.fields import check_fields
+
+__all__ = [
+    "MAX_PICTURE_BYTES", "InputError", "atomic_folder", "atomic_path", "read_json", "sha256_of",
+    "write_json",
+]  # fmt: skip
+
+MAX_PICTURE_BYTES = 256 * 2**20  # a larger file is no picture, and is never read into memory
 
 
 class InputError(ValueError):
@@ -72,25 +79,36 @@ def write_json(path, content):
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def read_json(path, remedy="It is damaged."):
+def read_json(path, remedy="It is damaged.", table=None):
     """Reads a JSON file.
 
     Args:
         path: The file.
         remedy: What to do if it is not JSON, a sentence.
+        table: What it must hold, for `catsdogs.fields.check_fields`, or `None` for any object.
+
+    Returns:
+        A dictionary.
 
     Raises:
-        InputError: If the file is missing or is not JSON.
+        InputError: If the file is missing, is not JSON or does not hold what it must.
     """
     path = pathlib.Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"Expected a file at {path}, found none.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"Expected JSON in {path}, received something else ({error}). {remedy}"
         ) from None
+    try:
+        check_fields(content, table or {})
+    except ValueError as error:
+        raise InputError(
+            f"Expected {path} as this version writes it, received another: {error}. {remedy}"
+        ) from None
+    return content
 
 
 def sha256_of(path):

@@ -22,6 +22,7 @@ from catsdogs.growth import plot_growth
 from catsdogs.ladder_plot import plot_results
 from catsdogs.results_table import results_table
 from catsdogs.significance import summarize_seeds
+from catsdogs.tables import BENCHMARK, EVIDENCE, GROWTH
 
 __all__ = ["add_runs", "readme_with_table", "summarize", "update"]
 
@@ -88,7 +89,7 @@ def summarize(results_dir="results"):
     """
     recipes = {}
     for path in sorted(pathlib.Path(results_dir).glob("*/*/metrics.json")):
-        metrics = read_json(path)
+        metrics = read_json(path, "Remove it, or add the run again.", EVIDENCE)
         settings = _settings(metrics)
         key = (
             list(_PRESETS).index(metrics["stage"]), metrics["preset"] != "textbook",
@@ -133,9 +134,11 @@ def update(root="."):
     figures = {"ladder": plot_results(summary, _PUBLISHED)}
     benchmark, growth = root / "results" / "benchmark.json", root / "results" / "growth.json"
     if benchmark.exists():
-        figures["frontier"] = _frontier(summary, read_json(benchmark))
+        found = read_json(benchmark, "Run scripts/benchmark.py again.", BENCHMARK)
+        figures["frontier"] = _frontier(summary, found)
     if growth.exists():
-        figures["growth"] = plot_growth(read_json(growth)["rows"])
+        found = read_json(growth, "Run scripts/measure_growth.py again.", GROWTH)
+        figures["growth"] = plot_growth(found["rows"])
     for name, figure in figures.items():
         save_figure(figure, root / "results" / f"{name}.png")
     readme = readme_with_table((root / "README.md").read_text(encoding="utf-8"), summary)
@@ -191,14 +194,20 @@ def _book_points(benchmark):
 
 def _settings(metrics):
     """What differs from the preset, seed and variant aside."""
-    preset = _PRESETS[metrics["stage"]][metrics["preset"]]
+    presets_of_stage = _PRESETS[metrics["stage"]]
+    if metrics["preset"] not in presets_of_stage:
+        raise InputError(
+            f"Expected a preset out of {', '.join(presets_of_stage)} for {metrics['stage']}. "
+            f"Received: {metrics['preset']}."
+        )
+    preset = presets_of_stage[metrics["preset"]]
     without_effect = {"views", "crop_size", "first_crop_size"} - {
         "augmented": {"views"}, "strong": {"crop_size", "first_crop_size"},
     }.get(metrics["variant"], set())  # fmt: skip
     return {
         name: value
         for name, value in metrics["config"].items()
-        if name not in (*_NOT_SETTINGS, *without_effect) and value != getattr(preset, name)
+        if name not in (*_NOT_SETTINGS, *without_effect) and value != getattr(preset, name, None)
     }
 
 
@@ -220,7 +229,7 @@ def _row(members, results_dir):
         return round(statistics.fmean(seconds), 1) if seconds else None
 
     environment = first["environment"]
-    commits = sorted({metrics["environment"]["commit"] for _, metrics in members})
+    commits = sorted({metrics["environment"]["commit"] or "unknown" for _, metrics in members})
     return {
         "stage": first["stage"],
         "preset": first["preset"],

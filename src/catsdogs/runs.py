@@ -18,7 +18,9 @@ import platform
 import resource
 import subprocess
 
+from catsdogs.fields import FRACTION, check_fields, number
 from catsdogs.files import InputError, atomic_path, read_json, write_json
+from catsdogs.tables import CONFIG, METRICS
 
 __all__ = [
     "describe_environment",
@@ -32,11 +34,8 @@ __all__ = [
     "write_history",
 ]
 
-_CONFIG_KEYS = {"stage", "data_dir", "smoke"}
-_METRICS_KEYS = {
-    "stage", "preset", "variant", "dataset", "dataset_digest", "drawings", "classes", "image_size",
-    "precision", "config", "validation", "temperature", "cold", "warm", "wall_seconds",
-}  # fmt: skip
+_HISTORY = {"loss": [number(0)], "accuracy": [FRACTION]}
+_HISTORY |= {f"val_{name}": values for name, values in _HISTORY.items()}
 
 
 def open_run(settings, run_dir, *, resume=False):
@@ -107,7 +106,7 @@ def load_run(run_dir):
         A pair of dictionaries: config and metrics.
 
     Raises:
-        InputError: If there is no finished run.
+        InputError: If there is no finished run, or its files are not as this version writes them.
     """
     run_dir = pathlib.Path(run_dir)
     if not run_dir.is_dir():
@@ -122,16 +121,8 @@ def load_run(run_dir):
             f"{run_dir}/*/."
         )
     remedy = "Train the run again."
-    config = read_json(run_dir / "config.json", remedy)
-    metrics = read_json(run_dir / "metrics.json", remedy)
-    for name, content, keys in (
-        ("config.json", config, _CONFIG_KEYS), ("metrics.json", metrics, _METRICS_KEYS),
-    ):  # fmt: skip
-        if not isinstance(content, dict) or not keys <= content.keys():
-            raise InputError(
-                f"Expected a run of this version in {run_dir}, received a {name} that lacks "
-                f"some of: {', '.join(sorted(keys))}. {remedy}"
-            )
+    config = read_json(run_dir / "config.json", remedy, CONFIG)
+    metrics = read_json(run_dir / "metrics.json", remedy, METRICS)
     return config, metrics
 
 
@@ -145,7 +136,7 @@ def validation_folder(run_dir):
     remedy = "Name some pictures with --pictures."
     if not (folder / "config.json").is_file():
         raise InputError(f"Expected a run folder to find pictures by, received {folder}. {remedy}")
-    data_dir = pathlib.Path(read_json(folder / "config.json", remedy)["data_dir"])
+    data_dir = pathlib.Path(read_json(folder / "config.json", remedy, CONFIG)["data_dir"])
     if not (data_dir / "validation").is_dir():
         raise InputError(f"Expected the run's data set in {data_dir}, found none. {remedy}")
     return str(data_dir / "validation")
@@ -186,15 +177,17 @@ def read_history(run_dir):
     """
     path = pathlib.Path(run_dir) / "history.csv"
     try:
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         names = [name for name in rows[0] if name != "epoch"]
-        return {name: [float(row[name]) for row in rows] for name in names}
+        history = {name: [float(row[name]) for row in rows] for name in names}
+        check_fields(history, _HISTORY)
+        return history
     except FileNotFoundError:
         raise InputError(
             f"Expected a run's history.csv, found nothing at {path}. Is this a run folder?"
         ) from None
-    except (IndexError, KeyError, TypeError, ValueError):
+    except (IndexError, KeyError, TypeError, ValueError, csv.Error):
         raise InputError(
             f"Expected one line of numbers an epoch in {path}, received something else. "
             "The run's metrics.json and model are not affected."

@@ -8,14 +8,22 @@ import dataclasses
 import json
 import pathlib
 import zipfile
+import zlib
 
 import keras
 
+from catsdogs.fields import CLASSES, check_fields, number, whole
 from catsdogs.files import InputError, atomic_path
+from catsdogs.model_check import check_archive, read_member
 
 __all__ = ["SavedModel", "load_model", "load_saved_model", "read_card", "save_model"]
 
 _CARD = "catsdogs.json"
+_CARD_TABLE = {
+    "classes": CLASSES, "image_size": whole(8, 2048), "temperature": number(1e-6, 1e6),
+}  # fmt: skip
+_ZIP_ERRORS = (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
+
 # The whole of what `catsdogs.data.images.decode_image` does, for who has the model alone.
 _RESIZE = (
     "of an animation the first frame; JPEG decoded at the least of full, half, quarter and eighth "
@@ -75,7 +83,18 @@ def load_saved_model(run_or_model):
         InputError: If it is missing, broken, or was not written by this project.
     """
     path = _model_file(run_or_model)
-    return SavedModel(path, load_model(path), **read_card(path))
+    card = read_card(path)
+    model = load_model(path)
+    side, number = card["image_size"], len(card["classes"])
+    inputs = ((None, side, side, 3), (None, None, None, 3))
+    outputs = (None, 1 if number == 2 else number)  # of two classes one probability tells both
+    if model.input_shape not in inputs or model.output_shape != outputs:
+        raise InputError(
+            f"Expected a model that takes pictures of {side}x{side} and answers for {number} "
+            f"classes, as {path} says of itself. Received: {model.input_shape} to "
+            f"{model.output_shape}. Train the run again."
+        )
+    return SavedModel(path, model, **card)
 
 
 def read_card(run_or_model):
@@ -93,19 +112,20 @@ def read_card(run_or_model):
     path = _model_file(run_or_model)
     try:
         with zipfile.ZipFile(path) as archive:
-            card = json.loads(archive.read(_CARD))
-        return {
-            "classes": tuple(card["classes"]),
-            "image_size": int(card["image_size"]),
-            "temperature": float(card["temperature"]),
-        }
-    except (OSError, zipfile.BadZipFile) as error:
-        raise _damaged(path, error) from None
-    except (KeyError, TypeError, ValueError):
+            card = json.loads(read_member(archive, _CARD))
+        check_fields(card, _CARD_TABLE)
+    except KeyError:
         raise InputError(
             f"Expected a model that tells its classes and image size, received {path}, which does "
             "not: it was not trained here, or by an earlier version. Train the run again."
         ) from None
+    except (ValueError, RecursionError, *_ZIP_ERRORS) as error:
+        raise _damaged(path, f"in its {_CARD}, {error}") from None
+    return {
+        "classes": tuple(card["classes"]),
+        "image_size": card["image_size"],
+        "temperature": float(card["temperature"]),
+    }
 
 
 def load_model(run_or_model):
@@ -119,8 +139,15 @@ def load_model(run_or_model):
     """
     path = _model_file(run_or_model)
     try:
-        return keras.models.load_model(path, safe_mode=True)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(path) as archive:
+            check_archive(archive, path.stat().st_size)
+        return keras.saving.load_model(path, safe_mode=True, compile=False)
+    except InputError as error:
+        raise InputError(
+            f"Expected a model as this project makes them, received {path}, {error}. "
+            "Use a model that was trained here."
+        ) from None
+    except Exception as error:  # Keras says nowhere what it raises on a file that is not one of its
         raise _damaged(path, error) from None
 
 
@@ -138,7 +165,8 @@ def _model_file(run_or_model):
 
 
 def _damaged(path, error):
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
     return InputError(
-        f"Expected a whole Keras model at {path}, received a damaged one "
-        f"({type(error).__name__}). Train the run again."
+        f"Expected a whole Keras model at {path}, received a damaged one ({reason}). "
+        "Train the run again."
     )

@@ -13,8 +13,9 @@ from catsdogs import models, runs
 from catsdogs.data.augment import crop_sizes
 from catsdogs.features import CUT
 from catsdogs.files import InputError
-from catsdogs.saved_model import load_model
+from catsdogs.saved_model import load_saved_model
 from catsdogs.stage_run import StageRun, run_name
+from catsdogs.weights import check_frozen_blocks
 
 __all__ = ["finetune", "train_feature_extract", "train_scratch"]
 
@@ -119,11 +120,17 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
     stage = StageRun("finetune", config, config.variant, data_dir, run_dir, resume, tensorboard)
     config = stage.config
     start, made = (pathlib.Path(config.start), False) if config.start else _make_start(stage)
-    start_metrics = stage.begin_from(start, made)
+    stage.begin_from(start, made)
     keras.utils.set_random_seed(config.seed)  # the same whether the start was made now or found
-    classifier = load_model(start)
+    saved = load_saved_model(start)
+    classifier, image_size = saved.model, saved.image_size
+    check_frozen_blocks(classifier, start)
+    if saved.classes != stage.classes:
+        raise InputError(
+            f"Expected --start to know {', '.join(stage.classes)}, received {start}, whose model "
+            f"knows {', '.join(saved.classes)}. Make one with scripts/train_feature_extract.py."
+        )
     models.unfreeze_block5(classifier)
-    image_size = start_metrics["image_size"]
     train, validation = stage.load("train", image_size), stage.load("validation", image_size)
 
     if config.variant == "end_to_end":

@@ -13,7 +13,9 @@ import numpy as np
 from catsdogs.files import InputError
 from catsdogs.network import download
 
-__all__ = ["VGG16_DIGEST", "VGG16_URL", "find_vgg16_weights", "load_vgg16_weights"]
+__all__ = [
+    "VGG16_DIGEST", "VGG16_URL", "check_frozen_blocks", "find_vgg16_weights", "load_vgg16_weights",
+]  # fmt: skip
 
 # What keras/src/applications/vgg16.py downloads, and the MD5 that it checks.
 VGG16_URL = (
@@ -41,6 +43,7 @@ _CHANNELS = {
     "block5_conv2": (512, 512),
     "block5_conv3": (512, 512),
 }
+_MAX_NUMBERS = 3 * 3 * 512 * 512  # in a tensor
 # SHA-256 of every tensor as little-endian float32 in C order; a kernel as (height, width, in, out).
 _DIGESTS = {
     "block1_conv1 kernel": "564034bfdba3ca76c2787bb27101f4fff7fa318d2fbce72b98ee85a91ac7233c",
@@ -107,6 +110,28 @@ def load_vgg16_weights(path=None):
             _verified(f"{layer} bias", bias, channels[1:], path),
         )
     return weights
+
+
+def check_frozen_blocks(model, path):
+    """Verifies the blocks of VGG16 that no stage trains, since all runs share their activations.
+
+    Args:
+        model: A Keras model that was loaded from a file.
+        path: The run, for the error.
+
+    Raises:
+        InputError: If its first four blocks are not VGG16's, bit for bit.
+    """
+    for layer in (name for name in _CHANNELS if name < "block5"):
+        try:
+            kernel, bias = model.get_layer(layer).get_weights()
+            _verified(f"{layer} kernel", kernel, (3, 3, *_CHANNELS[layer]), path)
+            _verified(f"{layer} bias", bias, _CHANNELS[layer][1:], path)
+        except ValueError:  # InputError, or no such layer
+            raise InputError(
+                f"Expected a model on VGG16's own first four blocks in {path}, received another "
+                f"{layer}. Train the run again."
+            ) from None
 
 
 def find_vgg16_weights(path=None):
@@ -186,7 +211,9 @@ def _read_h5(path):
 
     def visit(name, item):
         layer = next((part for part in name.split("/") if part in tensors), None)
-        if layer and isinstance(item, h5py.Dataset) and item.ndim in (1, 4):
+        # Of the right size at most: a file can claim any, and hold nothing.
+        small = isinstance(item, h5py.Dataset) and item.size <= _MAX_NUMBERS
+        if layer and small and item.ndim in (1, 4):
             tensors[layer][0 if item.ndim == 4 else 1] = item[()]
 
     try:
@@ -207,7 +234,7 @@ def _read_onnx(path):
             f"Expected the package onnx, to read {path}. Install it: pip install onnx"
         ) from None
     try:
-        graph = onnx.load(path).graph
+        graph = onnx.load(path, load_external_data=False).graph
         constants = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
     except (OSError, ValueError, DecodeError, onnx.checker.ValidationError) as error:
         raise _unreadable(path, error) from None

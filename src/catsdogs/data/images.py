@@ -2,11 +2,13 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import hashlib
 import io
 import itertools
 import os
 import pathlib
+import stat
 import struct
 import warnings
 
@@ -14,13 +16,15 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from catsdogs.data.progress import Progress
-from catsdogs.files import InputError, atomic_path
+from catsdogs.files import MAX_PICTURE_BYTES, InputError, atomic_path
 
 __all__ = ["FORMATS", "decode_image", "load_split", "map_pictures"]
 
 # An explicit list: Pillow also opens PostScript, fonts and icons, none of them a photograph and
 # some of them run programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+
+_ROWS = 256
 
 # What Pillow and zipfile raise on broken input, besides OSError.
 _DECODE_ERRORS = (OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, EOFError)
@@ -48,7 +52,7 @@ def decode_image(file, image_size=None):
     if isinstance(file, bytes):
         return _decode(file, image_size)
     try:
-        content = pathlib.Path(file).read_bytes()
+        content = _read(pathlib.Path(file))
     except OSError as error:
         raise InputError(f"Expected a picture at {file}. Received: {error.strerror}.") from None
     except ValueError as error:  # a name that no file can have, or a whole list with NUL between
@@ -143,6 +147,16 @@ def load_split(data_dir, manifest, split, image_size):
     return np.load(path, mmap_mode="r"), labels
 
 
+def _read(path):
+    """Content of a file that may be a picture; a pipe or a device might never end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "a folder, a pipe or a device")
+    if status.st_size > MAX_PICTURE_BYTES:
+        raise OSError(errno.EFBIG, f"a file larger than {MAX_PICTURE_BYTES >> 20} MB")
+    return path.read_bytes()
+
+
 def _decode(content, image_size):
     """`decode_image` on bytes, with errors that give the bare reason."""
     if not content:
@@ -157,7 +171,8 @@ def _decode(content, image_size):
                 # size wanted, so that the antialiased resize still decides how the result looks.
                 image.draft(None, (2 * image_size, 2 * image_size))
             image.load()
-            image = _to_rgb(_upright(image))
+            _turn_upright(image)
+            image = _to_rgb(image)
             if image_size is not None:
                 image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
             return np.asarray(image)
@@ -166,36 +181,46 @@ def _decode(content, image_size):
     except Image.UnidentifiedImageError:
         raise InputError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture") from None
     except _DECODE_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = "".join(c if c.isprintable() else " " for c in str(error))[:200]
+        reason = " ".join(reason.split()) or type(error).__name__
         raise InputError(f"a broken picture ({reason})") from None
 
 
-def _upright(image):
+def _turn_upright(image):
     """Applies the EXIF orientation; EXIF data that cannot be read leaves a picture as it is."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except _DECODE_ERRORS:
-        return image
+    with contextlib.suppress(*_DECODE_ERRORS):
+        ImageOps.exif_transpose(image, in_place=True)  # else a copy, whatever the orientation
 
 
 def _to_rgb(image):
     if image.mode.startswith("I") or image.mode == "F":
         return _from_deep_grey(image)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+        return _on_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image):
+    """Lays a transparent picture on white, some rows after the other: all would be held thrice."""
+    opaque = Image.new("RGB", image.size)
+    for top in range(0, image.height, _ROWS):
+        band = image.crop((0, top, image.width, min(top + _ROWS, image.height))).convert("RGBA")
+        white = Image.new("RGBA", band.size, "white")
+        opaque.paste(Image.alpha_composite(white, band).convert("RGB"), (0, top))
+    return opaque
 
 
 def _from_deep_grey(image):
     """Scales grey of more than 8 bits to 8; Pillow's own conversion clips instead."""
-    values = np.asarray(image).astype(np.float64)
+    values = np.asarray(image)
     # Modes `I` and `F` do not say what white is: take the least of the usual ranges that holds all.
     white = 65535.0 if image.mode.startswith("I;16") else 2.0**32 - 1
     if not image.mode.startswith("I;16"):
         usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
         white = next((white for white in usual if values.max() <= white), white)
-    grey = np.clip(np.rint(values * (255.0 / white)), 0, 255).astype(np.uint8)
+    grey = np.empty(values.shape, np.uint8)
+    for row, deep in zip(grey, values, strict=True):  # all at once would take 24 bytes a pixel
+        row[:] = np.clip(np.rint(deep.astype(np.float64) * (255.0 / white)), 0, 255)
     return Image.fromarray(grey).convert("RGB")
 
 

@@ -11,12 +11,11 @@ from catsdogs.data.duplicates import group_look_alikes, look_of
 from catsdogs.data.images import decode_image, map_pictures
 from catsdogs.data.progress import Progress
 from catsdogs.data.sources import Candidate
-from catsdogs.files import InputError
+from catsdogs.files import MAX_PICTURE_BYTES, InputError
 
 __all__ = ["Picture", "Selection", "select_pictures"]
 
 _MIN_SIDE = 32  # pixels; below it there is no animal to see
-_MAX_BYTES = 256 * 2**20  # of one file: bounds the memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +110,8 @@ def _usable(candidates, label, looked_at, number, seen, dropped):
 def _examine(candidate):
     """Returns (why a file cannot be used or `None`, SHA-256, (width, height), look)."""
     sha256, size, look = "", (0, 0), None
-    if candidate.num_bytes > _MAX_BYTES:
-        return f"larger than {_MAX_BYTES >> 20} MB", sha256, size, look
+    if candidate.num_bytes > MAX_PICTURE_BYTES:
+        return f"larger than {MAX_PICTURE_BYTES >> 20} MB", sha256, size, look
     try:
         content = candidate.read()
         sha256 = hashlib.sha256(content).hexdigest()

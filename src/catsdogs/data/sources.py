@@ -1,7 +1,7 @@
 """Obtain pictures: Microsoft's archive, Kaggle's, zips or folders with a folder a class, sketches.
 
 Nothing is ever unpacked by the paths in an archive: its names are only read, to learn each
-picture's class and file name.
+picture's class and file name. What an archive claims of itself bounds what is read of it.
 """
 
 import contextlib
@@ -12,13 +12,14 @@ import os
 import pathlib
 import re
 import shutil
+import struct
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
 
 from catsdogs.data.download import MICROSOFT_SHA256, download_archive
-from catsdogs.files import InputError, sha256_of
+from catsdogs.files import MAX_PICTURE_BYTES, InputError, sha256_of
 
 __all__ = [
     "Candidate", "Source", "open_microsoft", "open_pictures", "open_sketches", "open_source",
@@ -27,6 +28,13 @@ __all__ = [
 _KAGGLE_NAME = re.compile(r"(cat|dog)\.\d+\.jpg", re.IGNORECASE)
 # Kaggle's unlabelled pictures, and what file managers leave behind.
 _IGNORED = {"test1", "test1.zip", "__macosx", "thumbs.db", "desktop.ini"}
+_MAX_UNPACKED = 2**30, 100  # bytes; how many times its own size an archive may exceed them by
+_MAX_NAME = 150  # bytes: room for what file systems, most with 255, are asked to put before it
+# What a zip is read with, and what is wrong with it: a flag, a version, an offset, a name.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OverflowError, IndexError,
+    struct.error,
+)  # fmt: skip
 _SPLIT_NAMES = {"train", "training", "valid", "val", "validation", "test"}
 
 
@@ -106,7 +114,7 @@ def open_source(path):
             raise InputError(f"Expected an archive or a folder at {path}, found nothing.")
         classes, layout = _sort_into_classes(files, path)
         fingerprint = _fingerprint(classes) if path.is_dir() else sha256_of(path)
-        yield Source(layout or name, False, fingerprint, len(classes), lambda: classes)
+        yield Source(layout or _plain_name(name), False, fingerprint, len(classes), lambda: classes)
 
 
 @contextlib.contextmanager
@@ -159,28 +167,51 @@ def open_sketches(per_class, seed=0, rabbits=False):
 
 def _files_in_folder(folder):
     """Yields (parts of the path, size, read) for what lies in a folder; see `_files_in_archive`."""
-    for place, folders, names in os.walk(folder, followlinks=True):
-        place = pathlib.Path(place)
+    for place, names in _folders_once(folder):
         parts = place.relative_to(folder).parts
         yield (*parts, ""), 0, None
-        folders.sort()
         for name in sorted(names):
             file = place / name
             if file.is_file():  # not a socket, nor a link to nothing
-                yield (*parts, name), file.stat().st_size, file.read_bytes
+                size = file.stat().st_size
+                yield (*parts, name), size, functools.partial(_read_file, file, size)
+
+
+def _folders_once(folder):
+    """Yields (path, names of files) of a folder and all below, links last: they may lead back."""
+    left, seen = [folder], set()
+    while left:
+        for place, folders, names in os.walk(left.pop(0)):
+            place = pathlib.Path(place)
+            status = place.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            left += [place / name for name in sorted(folders) if (place / name).is_symlink()]
+            yield place, names
+
+
+def _read_file(path, size):
+    with path.open("rb") as file:  # no more than announced: some of a system's own never end
+        return file.read(size)
 
 
 def _files_in_archive(path, stack):
     """Yields (parts of the path, size, read) for what lies in a zip; a folder's last part is ''."""
     try:
-        archive = stack.enter_context(zipfile.ZipFile(path))
+        archive = _open_zip(path, stack)
         nested = [entry for entry in archive.infolist() if entry.filename.endswith("train.zip")]
         if nested:  # Kaggle's dogs-vs-cats.zip: on disk, since memory may not hold it
             inner = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / "train.zip"
-            with archive.open(nested[0]) as packed, inner.open("wb") as output:
+            with _open_entry(archive, nested[0]) as packed, inner.open("wb") as output:
                 shutil.copyfileobj(packed, output, 1 << 20)
-            archive = stack.enter_context(zipfile.ZipFile(inner))
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            archive = _open_zip(inner, stack)
+    except InputError as error:
+        raise InputError(
+            f"Expected pictures in {path}. Received: {error}. Nothing was unpacked."
+        ) from None
+    except _ZIP_ERRORS as error:
         raise InputError(
             f"Expected a whole zip archive at {path}. Received: a truncated or other file "
             f"({error}). Download it again."
@@ -190,10 +221,32 @@ def _files_in_archive(path, stack):
         yield parts, entry.file_size, functools.partial(_read_entry, archive, entry)
 
 
+def _open_zip(path, stack):
+    """Opens an archive that does not claim to hold far more than its size can explain."""
+    archive = stack.enter_context(zipfile.ZipFile(path))
+    size = path.stat().st_size
+    floor, ratio = _MAX_UNPACKED
+    unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > floor + ratio * size:
+        raise InputError(f"a zip bomb, {size:,} bytes that would unpack to {unpacked:,}")
+    if sum(entry.compress_size for entry in archive.infolist()) > size:
+        raise InputError("a zip bomb, whose entries lie over each other")
+    return archive
+
+
+def _open_entry(archive, entry):
+    # The others unpack as much at once as they like, whatever size was asked for.
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise zipfile.BadZipFile(f"compression method {entry.compress_type}, expected deflate")
+    return archive.open(entry)
+
+
 def _read_entry(archive, entry):
     try:
-        return archive.read(entry)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        with _open_entry(archive, entry) as file:
+            # Never -1: that unpacks everything and cuts it to the size in the entry afterwards.
+            return file.read(entry.file_size + 1)
+    except _ZIP_ERRORS as error:
         raise InputError(f"cannot be read from the archive ({error})") from None
 
 
@@ -214,10 +267,10 @@ def _sort_into_classes(files, path):
             f"Expected one folder a class in {path}, received {', '.join(sorted(lower))}: these "
             "pictures are split already. Pass a folder that holds one of the splits."
         )
-    is_microsoft = wrapper == "PetImages"
-    classes = {folder.lower(): {} for folder in sorted(folders)}
+    is_microsoft = wrapper.lower() == "petimages"
+    classes = {_plain_name(folder.lower()): {} for folder in sorted(folders)}
     for parts, num_bytes, read in kept:
-        label = parts[0].lower()
+        label = _plain_name(parts[0].lower())
         if not folders and (kaggle := _KAGGLE_NAME.fullmatch(parts[0])):
             label = kaggle[1].lower()
             classes.setdefault(label, {})
@@ -227,6 +280,7 @@ def _sort_into_classes(files, path):
         name = "-".join(parts[1:] or parts)
         if is_microsoft:
             name = f"{label}.{name}"
+        name = _plain_name(name)
         if name in classes[label]:
             raise InputError(f"Expected one file called {label}/{name} in {path}, received two.")
         classes[label][name] = Candidate(name, num_bytes, read)
@@ -239,6 +293,19 @@ def _sort_into_classes(files, path):
     is_known = is_microsoft or not folders
     ordered = {label: _in_order(classes[label].values()) for label in sorted(classes)}
     return ordered, "dogs-vs-cats" if is_known else None
+
+
+def _plain_name(name):
+    """A name that every file system takes and every terminal shows, the same if it is one already.
+
+    Half characters, line breaks and the like become `_`; of a name that is too long a digest stays,
+    and the end, which has the number.
+    """
+    plain = "".join(c if c.isprintable() and c not in "/\\" else "_" for c in name)
+    if len(plain.encode()) <= _MAX_NAME:
+        return plain
+    digest = hashlib.sha256(plain.encode()).hexdigest()[:16]
+    return f"{digest}-{plain.encode()[-100:].decode(errors='ignore')}"
 
 
 def _in_order(candidates):
@@ -259,6 +326,8 @@ def _fingerprint(classes):
     digest = hashlib.sha256()
     for label, candidates in classes.items():
         for candidate in candidates:
-            content = hashlib.sha256(candidate.read()).hexdigest()
+            # What is too large to be a picture is never read, and is not read for this either.
+            small = candidate.num_bytes <= MAX_PICTURE_BYTES
+            content = hashlib.sha256(candidate.read() if small else b"").hexdigest()
             digest.update(f"{label}/{candidate.name} {content}\n".encode())
     return digest.hexdigest()

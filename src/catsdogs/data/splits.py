@@ -6,9 +6,11 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
+import re
 
 from catsdogs.data.progress import Progress
 from catsdogs.data.selection import select_pictures
+from catsdogs.fields import CLASSES, NAME, TEXT, Field, one_of, whole
 from catsdogs.files import InputError, atomic_folder, read_json, sha256_of, write_json
 
 __all__ = ["SPLITS", "ImageFile", "Manifest", "find_data_dir", "load_manifest", "prepare"]
@@ -16,6 +18,31 @@ __all__ = ["SPLITS", "ImageFile", "Manifest", "find_data_dir", "load_manifest", 
 SPLITS = ("train", "validation", "test")
 
 _FORMAT = 1  # raised when the manifest's meaning changes
+_SHA256 = Field("a SHA-256", lambda value: re.fullmatch("[0-9a-f]{64}", str(value)) is not None)
+_FILE_NAME = Field(
+    "split/class/file",
+    lambda value: isinstance(value, str) and list(map(NAME.fits, value.split("/"))) == [True] * 3,
+)
+_TABLE = {
+    "format": whole(_FORMAT, _FORMAT),
+    "dataset": NAME,
+    "kind": one_of("drawings", "photographs"),
+    "classes": CLASSES,
+    "source": _SHA256,
+    "files": [
+        {
+            "name": _FILE_NAME,
+            "sha256": _SHA256,
+            "bytes": whole(1),
+            "width": whole(1),
+            "height": whole(1),
+            "class": NAME,
+            "split": one_of(*SPLITS),
+        }
+    ],
+    "look_alikes": [[_FILE_NAME]],
+    "dropped": [{"name": TEXT, "reason": TEXT}],
+}
 _SHOWN = 10  # dropped files that are listed for people
 
 
@@ -178,24 +205,23 @@ def load_manifest(data_dir):
             "Run python scripts/prepare_data.py first."
         )
     remedy = "Make it again: python scripts/prepare_data.py with the same flags and --overwrite."
-    content = read_json(path, remedy)
+    content = read_json(path, remedy, _TABLE)
     try:
-        if content["format"] != _FORMAT:
-            raise ValueError(f"format {content['format']}, this program reads {_FORMAT}")
-        return Manifest(
-            dataset=str(content["dataset"]),
-            is_drawing={"drawings": True, "photographs": False}[content["kind"]],
-            classes=tuple(map(str, content["classes"])),
-            source=str(content["source"]),
-            files=tuple(_file_from_entry(entry, content["classes"]) for entry in content["files"]),
-            look_alikes=tuple(tuple(group) for group in content["look_alikes"]),
-            dropped=tuple((drop["name"], drop["reason"]) for drop in content["dropped"]),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        files = tuple(_file_from_entry(entry, content["classes"]) for entry in content["files"])
+    except ValueError as error:
         raise InputError(
-            f"Expected the manifest of a data set in {path}. Received: something else ({error!r}). "
+            f"Expected the manifest of a data set in {path}. Received: something else ({error}). "
             + remedy
         ) from None
+    return Manifest(
+        dataset=content["dataset"],
+        is_drawing=content["kind"] == "drawings",
+        classes=tuple(content["classes"]),
+        source=content["source"],
+        files=files,
+        look_alikes=tuple(map(tuple, content["look_alikes"])),
+        dropped=tuple((drop["name"], drop["reason"]) for drop in content["dropped"]),
+    )
 
 
 def find_data_dir(data_dir=None):
@@ -252,6 +278,10 @@ def _write(picture, folder, split):
     if hashlib.sha256(content).hexdigest() != picture.sha256:
         raise InputError(f"Expected {picture.name} to stay as it is, but it changed meanwhile.")
     name = f"{split}/{picture.name}"
+    if (folder / name).exists():  # where a file system takes `A.jpg` and `a.jpg` for the same
+        raise InputError(
+            f"Expected one file called {name}, whatever the case of its letters, received two."
+        )
     (folder / name).write_bytes(content)
     return {
         "name": name,
@@ -265,16 +295,15 @@ def _write(picture, folder, split):
 
 
 def _file_from_entry(entry, classes):
-    split, label, name = entry["name"].split("/")
     # A name is joined to a folder and opened: it must not lead anywhere else.
-    if (split, label) != (entry["split"], entry["class"]) or split not in SPLITS or name == "..":
+    if entry["name"].split("/")[:2] != [entry["split"], entry["class"]]:
         raise ValueError(f"the file name {entry['name']}")
     return ImageFile(
         name=entry["name"],
-        sha256=str(entry["sha256"]),
-        num_bytes=int(entry["bytes"]),
-        width=int(entry["width"]),
-        height=int(entry["height"]),
-        class_index=classes.index(label),
-        split=split,
+        sha256=entry["sha256"],
+        num_bytes=entry["bytes"],
+        width=entry["width"],
+        height=entry["height"],
+        class_index=classes.index(entry["class"]),
+        split=entry["split"],
     )
