@@ -23,6 +23,7 @@ ALLOWED = {
     "data.progress": "",
     "network": "",
     "data.download": "files data.progress network",
+    "caches": "files",
     "data.sketches": "files",
     "data.sources": "files data.download data.sketches",
     "data.images": "files data.progress",
@@ -112,10 +113,11 @@ LONG = {
     "data.sketches": 440,  # one drawing, in many strokes
     "config": 290,  # a line or two of help for every setting
     "measure": 310,  # one piece of the benchmark after the other
-    "stage_run": 290,  # one run from its folder to its metrics
+    "runs": 285,  # one folder from its first file to what others read of it
+    "stage_run": 305,  # one run from its folder to its metrics
     "weights": 295,  # 40 lines of pinned digests
     "data.sources": 270,  # every kind of archive
-    "data.splits": 285,  # the manifest, and what makes it
+    "data.splits": 310,  # the manifest, and what makes it
 }
 
 

@@ -6,7 +6,7 @@ import pathlib
 import urllib.request
 
 from catsdogs.data.progress import Progress
-from catsdogs.files import InputError, sha256_of
+from catsdogs.files import InputError, hold, sha256_of
 from catsdogs.network import why_unreachable
 
 __all__ = ["MICROSOFT_SHA256", "MICROSOFT_SIZE", "MICROSOFT_URL", "download_archive"]
@@ -45,8 +45,14 @@ def download_archive(folder, url=MICROSOFT_URL, sha256=MICROSOFT_SHA256, size=MI
             message names the other ways to get pictures.
     """
     path = pathlib.Path(folder) / url.rpartition("/")[2]
+    with hold(folder, wait=True):  # what another process is fetching need not be fetched twice
+        _complete(path, url, sha256, size)
+    return path
+
+
+def _complete(path, url, sha256, size):
     if path.is_file() and path.stat().st_size == size and sha256_of(path) == sha256:
-        return path
+        return
     part = path.with_name(path.name + ".part")
     reason = why_unreachable(url)
     if reason:
@@ -71,7 +77,6 @@ def download_archive(folder, url=MICROSOFT_URL, sha256=MICROSOFT_SHA256, size=MI
             f"download it anew. {_OTHER_WAYS}."
         )
     os.replace(part, path)
-    return path
 
 
 def _fetch(url, part, have, size):
