@@ -30,10 +30,10 @@ class Arguments:
 
 def main():
     arguments = cli.parse(Arguments, __doc__)
-    names = cli.usable_runs(arguments.runs)
-    evaluate = cli.load_quietly("catsdogs.evaluate_run").evaluate
-    metrics = {run: evaluate(run, arguments.data_dir, flip=arguments.flip) for run in names}
-    comparisons = comparison.compare_runs(names)
+    finished = cli.usable_runs(arguments.runs)
+    evaluate = cli.load_quietly("catsdogs.evaluate_run").evaluate_runs
+    metrics = evaluate(finished, arguments.data_dir, flip=arguments.flip)
+    comparisons = comparison.compare_runs(list(metrics))
     if arguments.json:
         kinds = ("test", "test_flip") if arguments.flip else ("test",)
         found = {run: {kind: one[kind] for kind in kinds} for run, one in metrics.items()}

@@ -23,8 +23,9 @@ ALLOWED = {
     "config": "files",
     "cli": "files runs stages",  # stages late, inside a function: loading it takes seconds
     "data.progress": "",
-    "network": "data.progress",
+    "network": "data.progress files",
     "data.download": "files network",
+    "caches": "files",
     "data.sketches": "files",
     "data.sources": "files data.download data.sketches",
     "data.images": "files data.progress",
@@ -115,10 +116,11 @@ LONG = {
     "data.sketches": 440,  # one drawing, in many strokes
     "config": 290,  # a line or two of help for every setting
     "measure": 310,  # one piece of the benchmark after the other
-    "stage_run": 290,  # one run from its folder to its metrics
+    "runs": 285,  # one folder from its first file to what others read of it
+    "stage_run": 305,  # one run from its folder to its metrics
     "weights": 330,  # 40 lines of pinned digests
     "data.sources": 350,  # every kind of archive
-    "data.splits": 310,  # the manifest, and what makes it
+    "data.splits": 335,  # the manifest, and what makes it
 }
 
 

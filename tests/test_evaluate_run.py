@@ -19,7 +19,6 @@ from catsdogs.evaluation import evaluate_predictions
 def test_absent_classes_have_no_roc_curve(classes, labels, drawn, tmp_path, monkeypatch):
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    (run_dir / "roc.png").touch()  # of an earlier evaluation
     labels = np.array(labels)
     probabilities = np.random.default_rng(0).dirichlet(np.ones(len(classes)), len(labels))
     metrics = {
@@ -28,7 +27,7 @@ def test_absent_classes_have_no_roc_curve(classes, labels, drawn, tmp_path, monk
     }
     curves, plot_roc = [], evaluate_run.plot_roc
     monkeypatch.setattr(evaluate_run, "plot_roc", lambda c: (curves.extend(c), plot_roc(c))[1])
-    evaluate_run._draw(run_dir, metrics, labels, probabilities, probabilities)
+    evaluate_run._draw(run_dir, "run", metrics, labels, probabilities, probabilities)
     assert curves == (drawn or [])
     assert (run_dir / "roc.png").is_file() == bool(drawn)
     assert (run_dir / "confusion.png").is_file() and (run_dir / "reliability.png").is_file()

@@ -1,6 +1,5 @@
 """The feature store: what it returns, what it reuses, and what a stop leaves behind."""
 
-import fcntl
 import time
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 from catsdogs import features, models
 from catsdogs.data.pipeline import image_view
 from catsdogs.features import CUT, FeatureStore
-from catsdogs.files import InputError
 
 SIZE, NUM = 32, 70  # two whole batches of 32 and a bit
 IMAGES = np.random.default_rng(0).integers(0, 256, (NUM, SIZE, SIZE, 3), dtype=np.uint8)
@@ -132,14 +130,15 @@ def test_partial_is_never_read_as_finished(open_store, loaded_rows, tmp_path):
     assert path.exists() and not partial.exists()
 
 
-def test_two_processes_do_not_write_one_file(open_store, tmp_path):
-    store = open_store()
-    partial = store._path(IMAGES, "train", 0, "average_pool").with_suffix(".npy.partial")
-    with partial.open("ab") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another process"):
-            store.features(IMAGES, "train")
-    assert partial.stat().st_size == 0
+@pytest.mark.parametrize("left", [0, 1, 127, 128, 5000, -1])
+def test_a_finished_file_that_was_cut_short_is_made_again(open_store, loaded_rows, tmp_path, left):
+    whole = np.array(open_store().features(IMAGES, "train"))
+    (path,) = tmp_path.glob("*.npy")
+    content = path.read_bytes()
+    path.write_bytes(content[:left])
+    loaded_rows.clear()
+    np.testing.assert_array_equal(open_store().features(IMAGES, "train"), whole)
+    assert path.read_bytes() == content and len(loaded_rows) == 3
 
 
 def test_everything_that_decides_the_content_is_in_the_name(open_store, vgg16_weights):

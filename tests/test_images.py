@@ -263,11 +263,12 @@ def test_load_split(prepared, monkeypatch):
     assert decoded_files(data_dir) == [f"train-24-{manifest.digest[:12]}.npy"]
 
 
-def test_load_split_remakes_a_damaged_cache(prepared):
+@pytest.mark.parametrize("left", [0, 1, 127, 128, 200, -1])
+def test_load_split_remakes_a_damaged_cache(prepared, left):
     data_dir, manifest = prepared
     pixels = np.array(load_split(data_dir, manifest, "test", 16)[0])
     cache = data_dir / "decoded" / decoded_files(data_dir)[0]
-    cache.write_bytes(cache.read_bytes()[:-1])
+    cache.write_bytes(cache.read_bytes()[:left])
     assert (load_split(data_dir, manifest, "test", 16)[0] == pixels).all()
 
 

@@ -51,7 +51,7 @@ def page(tmp_path_factory):
         "peak_rss_mb": 1500, "num_parameters": 1000, "num_trainable": 10,
     }  # fmt: skip
     write_report(
-        run_dir, metrics, files=[f"test/cat/{i}<.jpg" for i in range(NUM)], labels=labels,
+        run_dir, run_dir, metrics, files=[f"test/cat/{i}<.jpg" for i in range(NUM)], labels=labels,
         probabilities=probabilities, images=np.zeros((NUM, SIDE, SIDE, 3), np.uint8),
     )  # fmt: skip
     wrong = int((probabilities.argmax(axis=1) != labels).sum())

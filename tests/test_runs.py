@@ -22,6 +22,12 @@ HISTORY = {
 }
 
 
+def open_run(*arguments, **options):
+    """Opens a run and leaves it at once."""
+    with runs.open_run(*arguments, **options) as folder:
+        return folder
+
+
 def finish(run_dir):
     write_json(run_dir / "metrics.json", METRICS)
 
@@ -29,13 +35,13 @@ def finish(run_dir):
 @pytest.fixture
 def stopped(tmp_path):
     """A run that was stopped after three epochs."""
-    run_dir = runs.open_run(SETTINGS, tmp_path / "run")
+    run_dir = open_run(SETTINGS, tmp_path / "run")
     runs.write_history(run_dir, HISTORY)
     return run_dir
 
 
 def test_new_run_says_what_it_is(tmp_path):
-    run_dir = runs.open_run(SETTINGS, tmp_path / "deep" / "run")
+    run_dir = open_run(SETTINGS, tmp_path / "deep" / "run")
     assert run_dir == tmp_path / "deep" / "run"
     assert json.loads((run_dir / "config.json").read_text()) == SETTINGS
     assert json.loads((run_dir / "environment.json").read_text())["python"]
@@ -43,14 +49,14 @@ def test_new_run_says_what_it_is(tmp_path):
 
 
 def test_finished_runs_are_left_alone(tmp_path):
-    first = runs.open_run(SETTINGS, tmp_path / "run")
+    first = open_run(SETTINGS, tmp_path / "run")
     finish(first)
     before = {path: path.read_bytes() for path in first.iterdir()}
-    second = runs.open_run({**SETTINGS, "seed": 1}, tmp_path / "run")
+    second = open_run({**SETTINGS, "seed": 1}, tmp_path / "run")
     finish(second)
     with pytest.raises(InputError, match=r"which is finished.*Leave out --resume"):
-        runs.open_run(SETTINGS, tmp_path / "run", resume=True)
-    third = runs.open_run(SETTINGS, tmp_path / "run")
+        open_run(SETTINGS, tmp_path / "run", resume=True)
+    third = open_run(SETTINGS, tmp_path / "run")
     assert [second.name, third.name] == ["run-2", "run-3"]
     assert {path: path.read_bytes() for path in first.iterdir()} == before
 
@@ -58,20 +64,20 @@ def test_finished_runs_are_left_alone(tmp_path):
 def test_stopped_run_needs_resume(stopped):
     before = {path: path.read_bytes() for path in stopped.iterdir()}
     with pytest.raises(InputError, match=r"stopped run.*--resume.*--run-dir"):
-        runs.open_run(SETTINGS, stopped)
+        open_run(SETTINGS, stopped)
     assert {path: path.read_bytes() for path in stopped.iterdir()} == before
-    assert runs.open_run(SETTINGS, stopped, resume=True) == stopped
+    assert open_run(SETTINGS, stopped, resume=True) == stopped
     assert runs.read_history(stopped)["loss"][0] == 0.7
 
 
 def test_resume_needs_something_to_resume(tmp_path):
     with pytest.raises(InputError, match=r"found none at .*Correct --run-dir"):
-        runs.open_run(SETTINGS, tmp_path / "misspelt", resume=True)
+        open_run(SETTINGS, tmp_path / "misspelt", resume=True)
     assert not (tmp_path / "misspelt").exists()
 
 
 def test_unfinished_runs_are_left_out_among_several(tmp_path, stopped):
-    done = runs.open_run(SETTINGS, tmp_path / "done")
+    done = open_run(SETTINGS, tmp_path / "done")
     finish(done)
     assert runs.finished_runs([done, stopped]) == ([done], [stopped])
     assert runs.finished_runs([stopped]) == ([stopped], [])  # alone, it is worth an error
@@ -80,7 +86,7 @@ def test_unfinished_runs_are_left_out_among_several(tmp_path, stopped):
 def test_changed_settings_are_named(stopped):
     changed = {**SETTINGS, "epochs": 20, "start": "elsewhere"}
     with pytest.raises(InputError) as caught:
-        runs.open_run(changed, stopped, resume=True)
+        open_run(changed, stopped, resume=True)
     message = str(caught.value)
     assert "epochs=10 (not 20)" in message and "start=None (not 'elsewhere')" in message
     assert "learning_rate" not in message and "\n" not in message
@@ -88,12 +94,27 @@ def test_changed_settings_are_named(stopped):
 
 
 def test_run_that_never_finished_an_epoch_is_begun_anew(tmp_path):
-    run_dir = runs.open_run({**SETTINGS, "start": "a wrong path"}, tmp_path / "run")
+    run_dir = open_run({**SETTINGS, "start": "a wrong path"}, tmp_path / "run")
     (run_dir / "state").mkdir()
     (run_dir / "tensorboard").mkdir()  # is there before the first epoch ends
-    assert runs.open_run(SETTINGS, run_dir) == run_dir
-    assert runs.open_run(SETTINGS, run_dir, resume=True) == run_dir
+    assert open_run(SETTINGS, run_dir) == run_dir
+    assert open_run(SETTINGS, run_dir, resume=True) == run_dir
     assert json.loads((run_dir / "config.json").read_text()) == SETTINGS
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path, stopped):
+    with pytest.raises(InputError), runs.open_run(SETTINGS, tmp_path / "deep" / "new") as run_dir:
+        (run_dir / "tensorboard").mkdir()
+        raise InputError
+    assert not (tmp_path / "deep").exists()
+    # A run that has something to lose keeps it, whatever becomes of it.
+    before = {path: path.read_bytes() for path in stopped.iterdir()}
+    with pytest.raises(InputError), runs.open_run(SETTINGS, stopped, resume=True):
+        raise InputError
+    assert {path: path.read_bytes() for path in stopped.iterdir()}.keys() == before.keys()
+    with pytest.raises(KeyboardInterrupt), runs.open_run(SETTINGS, tmp_path / "other"):
+        raise KeyboardInterrupt
+    assert open_run(SETTINGS, tmp_path / "other", resume=True)
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
@@ -105,7 +126,7 @@ def test_what_is_not_a_run_is_left_alone(tmp_path, kind):
     else:
         place.write_text("words")
     with pytest.raises(InputError, match="Choose another --run-dir"):
-        runs.open_run(SETTINGS, place)
+        open_run(SETTINGS, place)
     assert len(list(tmp_path.rglob("*"))) == (2 if kind == "folder" else 1)
 
 

@@ -278,16 +278,24 @@ def test_another_data_set_is_replaced_only_when_asked(tmp_path):
     assert not (tmp_path / "data" / "decoded").exists()
 
 
-def test_drawings_replace_drawings(tmp_path):
-    def draw(seed):
+def test_drawings_are_replaced_only_when_asked(tmp_path):
+    """Runs may refer to them, as to photographs."""
+
+    def draw(seed, **options):
         write(tmp_path / "drawn", pets(cats=range(seed, seed + 6)))
         with open_source(tmp_path / "drawn") as source:
             drawings = dataclasses.replace(source, name="sketches", is_drawing=True)
-            return prepare(drawings, tmp_path / "data", **SIZES)
+            return prepare(drawings, tmp_path / "data", **(SIZES | options))
 
     manifest = draw(seed=20)
     assert manifest.is_drawing and "drawings" in manifest.describe()
-    assert draw(seed=10).digest != manifest.digest
+    assert draw(seed=20) == manifest
+    before = everything(tmp_path / "data")
+    for other in ({"seed": 10}, {"seed": 20, "train": 4}):
+        with pytest.raises(InputError, match="--overwrite"):
+            draw(**other)
+        assert everything(tmp_path / "data") == before
+    assert draw(seed=10, overwrite=True).digest != manifest.digest
     with pytest.raises(InputError, match="--overwrite"):
         build(tmp_path, pets())
 

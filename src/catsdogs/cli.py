@@ -164,27 +164,43 @@ def run(main):
     """
     script = pathlib.Path(sys.argv[0]).name
     try:
-        main()
+        try:
+            main()
+        finally:  # here, where a full disk below `> answers.csv` can still be told
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except InputError as error:
         sys.exit(_say(f"{script}: {error}", 2))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        _drop_output()
         sys.exit(141)
-    except OSError as error:
-        # HDF5 raises OSErrors of its own, which name the cause only in their text.
-        cause = os.strerror(errno.ENOSPC) if "No space left" in str(error) else error.strerror
-        if error.errno not in _USERS_ERRNO and cause != os.strerror(errno.ENOSPC):
-            raise
-        message = (
-            f"Expected a usable path, permission and free space, received: {cause}"
-            + (f" ({error.filename})" if error.filename else "")
-            + ". Mend that or choose another path."
-        )
-        sys.exit(_say(f"{script}: {message}", 2))
     except KeyboardInterrupt:
         sys.exit(
             _say(f"{script}: Stopped. {_GO_ON.get(script, 'Give the same command again.')}", 130)
         )
+    except Exception as error:
+        # HDF5 and TensorFlow raise errors of their own, which name the cause only in their text.
+        full = os.strerror(errno.ENOSPC) in str(error)
+        if not full and getattr(error, "errno", None) not in _USERS_ERRNO:
+            raise
+        cause = os.strerror(errno.ENOSPC if full else error.errno)
+        place = getattr(error, "filename", None)
+        _drop_output()
+        message = (
+            f"Expected a usable path, permission and free space, received: {cause}"
+            + (f" ({place})" if place else "")
+            + ". Mend that or choose another path."
+        )
+        sys.exit(_say(f"{script}: {message}", 2))
+
+
+def _drop_output():
+    """Gives up what standard output still holds, if it cannot be written: Python would try again
+    at the very end and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(message, code):

@@ -1,7 +1,10 @@
 """The stage that measures a finished run. No other one opens the test split."""
 
 import csv
+import os
 import pathlib
+import sys
+import tempfile
 
 from catsdogs import models, runs
 from catsdogs.calibration import apply_temperature, expected_calibration_error, reliability
@@ -11,7 +14,7 @@ from catsdogs.data.splits import load_manifest
 from catsdogs.evaluation import class_probabilities, evaluate_predictions, roc_auc, roc_curve
 from catsdogs.features import CUT, FeatureStore
 from catsdogs.figures import save_figure
-from catsdogs.files import InputError, atomic_path, write_json
+from catsdogs.files import InputError, hold, write_json
 from catsdogs.plots import plot_confusion_matrix, plot_reliability, plot_roc
 from catsdogs.report import write_report
 from catsdogs.saved_model import load_saved_model
@@ -19,7 +22,7 @@ from catsdogs.slices import accuracy_by_slices, measure_pictures
 from catsdogs.stage_run import EVALUATION_BATCH, few
 from catsdogs.weights import check_frozen_blocks
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "evaluate_runs"]
 
 
 def evaluate(run_dir, data_dir=None, *, flip=False):
@@ -27,7 +30,7 @@ def evaluate(run_dir, data_dir=None, *, flip=False):
 
     Also writes `predictions.csv` (file, label, prediction, probability of each class),
     `confusion.png`, `roc.png`, `reliability.png` and `report.html`, which holds it all, into the
-    run folder.
+    run folder: all of it, or, if the disk gets full, nothing.
 
     Args:
         run_dir: The run folder.
@@ -41,6 +44,38 @@ def evaluate(run_dir, data_dir=None, *, flip=False):
         InputError: If there is no such run, or the data set is not the one it was trained on.
     """
     run_dir = pathlib.Path(run_dir)
+    data_dir, _ = _find_data(run_dir, data_dir)
+    with hold(run_dir, wait=True), hold(data_dir, shared=True):
+        return _evaluate(run_dir, data_dir, flip)
+
+
+def evaluate_runs(run_dirs, data_dir=None, *, flip=False):
+    """Measures runs, except those whose data set is gone or is another one now, and says which.
+
+    Args:
+        run_dirs: Folders of finished runs.
+        data_dir, flip: As for `evaluate`.
+
+    Returns:
+        `{run folder: metrics}` of those that were measured.
+
+    Raises:
+        InputError: If there is none, or as `evaluate`.
+    """
+    usable = []
+    for number, run_dir in enumerate(run_dirs, start=1):
+        try:
+            _find_data(run_dir, data_dir)
+            usable.append(run_dir)
+        except InputError as error:
+            if number == len(run_dirs) and not usable:
+                raise
+            print(f"Left out, {run_dir}: {error}", file=sys.stderr)
+    return {run_dir: evaluate(run_dir, data_dir, flip=flip) for run_dir in usable}
+
+
+def _find_data(run_dir, data_dir):
+    """The data set to evaluate a run on, a `Path`, and its manifest."""
     config, metrics = runs.load_run(run_dir)
     data_dir = pathlib.Path(data_dir or config["data_dir"])
     manifest = load_manifest(data_dir)
@@ -50,6 +85,12 @@ def evaluate(run_dir, data_dir=None, *, flip=False):
             "pictures or splits differ: training pictures might be in its test split. Prepare "
             "the same data again, or train again."
         )
+    return data_dir, manifest
+
+
+def _evaluate(run_dir, data_dir, flip):
+    config, metrics = runs.load_run(run_dir)
+    _, manifest = _find_data(run_dir, data_dir)
     images, labels = load_split(data_dir, manifest, "test", metrics["image_size"])
     files, classes = manifest.split("test"), manifest.classes
     if config["smoke"]:
@@ -90,12 +131,20 @@ def evaluate(run_dir, data_dir=None, *, flip=False):
         metrics["test_flip"] = evaluate_predictions(labels, both, classes)
 
     names = [file.name for file in files]
-    _write_predictions(run_dir / "predictions.csv", names, labels, probabilities, classes)
-    _draw(run_dir, metrics, labels, probabilities, unscaled)
-    write_json(run_dir / "metrics.json", metrics)
-    write_report(
-        run_dir, metrics, files=names, labels=labels, probabilities=probabilities, images=images
-    )
+    with tempfile.TemporaryDirectory(prefix=".evaluation-", dir=run_dir) as folder:
+        folder = pathlib.Path(folder)
+        _write_predictions(folder / "predictions.csv", names, labels, probabilities, classes)
+        _draw(folder, run_dir.name, metrics, labels, probabilities, unscaled)
+        write_report(
+            folder, run_dir, metrics, files=names, labels=labels, probabilities=probabilities,
+            images=images,
+        )  # fmt: skip
+        write_json(folder / "metrics.json", metrics)
+        # All is written: moving takes no space. The metrics come last, they say that it is done.
+        if not (folder / "roc.png").exists():
+            (run_dir / "roc.png").unlink(missing_ok=True)
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == "metrics.json"):
+            os.replace(path, run_dir / path.name)
     return metrics
 
 
@@ -106,7 +155,7 @@ def _predict(model, targets, arrays, mirror):
 
 
 def _write_predictions(path, names, labels, probabilities, classes):
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         columns = (f"probability_of_{name}" for name in classes)
         writer.writerow(["file", "label", "prediction", *columns])
@@ -115,20 +164,19 @@ def _write_predictions(path, names, labels, probabilities, classes):
             writer.writerow([name, *answers, *(f"{value:.6f}" for value in row)])
 
 
-def _draw(run_dir, metrics, labels, probabilities, unscaled):
-    """Writes `confusion.png`, `roc.png` and `reliability.png`."""
+def _draw(folder, run_name, metrics, labels, probabilities, unscaled):
+    """Writes `confusion.png`, `roc.png` and `reliability.png` of a run."""
     classes = metrics["classes"]
     confusion = plot_confusion_matrix(metrics["test"]["confusion_matrix"], classes)
-    save_figure(confusion, run_dir / "confusion.png")
+    save_figure(confusion, folder / "confusion.png")
     curves = {}
     for index, name in enumerate(classes):
         of_class = labels == index, probabilities[:, index]
         if len(set(of_class[0].tolist())) == 2:  # a curve needs pictures of the class and others
             curves[name] = (*roc_curve(*of_class), roc_auc(*of_class))
     if len(classes) == 2 and curves:  # one is the other's mirror image
-        curves = {run_dir.name: curves[classes[1]]}
-    (run_dir / "roc.png").unlink(missing_ok=True)
+        curves = {run_name: curves[classes[1]]}
     if curves:
-        save_figure(plot_roc(curves), run_dir / "roc.png")
+        save_figure(plot_roc(curves), folder / "roc.png")
     both = (reliability(labels, outputs) for outputs in (unscaled, probabilities))
-    save_figure(plot_reliability(*both), run_dir / "reliability.png")
+    save_figure(plot_reliability(*both), folder / "reliability.png")

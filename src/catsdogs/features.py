@@ -3,12 +3,12 @@
 One file for each split, view and cut. Its name holds a digest of everything that decides its
 content, so a changed picture, size, precision or augmentation can never meet an old file. While a
 file is being made it ends in `.partial`: rows are appended, so its length tells how many are
-finished, and a stopped extraction goes on from there.
+finished, and a stopped extraction goes on from there. One process at a time computes for a data
+set; others wait and then find what they need.
 """
 
 import concurrent.futures
 import contextlib
-import fcntl
 import functools
 import hashlib
 import io
@@ -25,7 +25,7 @@ import numpy as np
 from catsdogs.data import augment
 from catsdogs.data.pipeline import image_view, read_rows
 from catsdogs.data.progress import Progress
-from catsdogs.files import InputError, sha256_of
+from catsdogs.files import hold, sha256_of
 from catsdogs.models import split_base
 from catsdogs.weights import VGG16_DIGEST
 
@@ -96,27 +96,36 @@ class FeatureStore:
             A read-only float16 memory map (n, ...).
         """
         wanted = cut or self._last
-        path, at_cut = (self._path(images, split, view, name) for name in (wanted, CUT))
-        names = tuple(
-            name for name in (CUT, self._last)
-            if (name == wanted or (keep_cut and name == CUT))
-            and not self._path(images, split, view, name).exists()
-        )  # fmt: skip
-        self.reused |= path.exists() and path.stat().st_mtime < self._since
-        if names:
-            paths = [self._path(images, split, view, name) for name in names]
+        places = {
+            name: self._path(images, split, view, name) for name in (CUT, self._last)
+            if name == wanted or (keep_cut and name == CUT)
+        }  # fmt: skip
+        self.reused |= _is_older(places[wanted], self._since)
+        if before := _missing(places):
             self.computed = True
-            self.reused |= any(_partial(one).exists() for one in paths)
-            if at_cut.exists():  # then the first four blocks have been run already
-                self.reused |= at_cut.stat().st_mtime < self._since
-                load = functools.partial(read_rows, np.load(at_cut, mmap_mode="r"))
-                model = self._from_cut
-            else:
-                load = functools.partial(image_view, images, view=view)
-                model = self._models[names]
-            label = f"{' and '.join(names)} features, {split} view {view}"
-            _extract(paths, model, load, len(images), label)
-        return np.load(path, mmap_mode="r")
+            with hold(self._folder, wait=True):
+                names = _missing(places)
+                # What another process has made while this one waited took no time of its own.
+                self.reused |= names != before
+                if names:
+                    self._compute(names, images, split, view)
+        return _load(places[wanted])
+
+    def _compute(self, names, images, split, view):
+        """Makes the files of the layers `names` for one view of a split."""
+        paths = [self._path(images, split, view, name) for name in names]
+        self.reused |= any(_partial(one).exists() for one in paths)
+        at_cut = self._path(images, split, view, CUT)
+        activations = _load(at_cut)
+        if activations is not None:  # then the first four blocks have been run already
+            self.reused |= _is_older(at_cut, self._since)
+            load = functools.partial(read_rows, activations)
+            model = self._from_cut
+        else:
+            load = functools.partial(image_view, images, view=view)
+            model = self._models[names]
+        label = f"{' and '.join(names)} features, {split} view {view}"
+        _extract(paths, model, load, len(images), label)
 
     def _path(self, images, split, view, cut):
         content = {
@@ -133,13 +142,27 @@ class FeatureStore:
         return self._folder / f"{split}-view{view}-{cut}-{self._image_size}-{digest}.npy"
 
 
+def _load(path):
+    """The activations in a finished file, or `None` if there is none or it has been cut short."""
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        return np.load(path, mmap_mode="r")
+
+
+def _missing(places):
+    """The layers among `{layer: path}` whose activations are still to be computed."""
+    return tuple(name for name, path in places.items() if _load(path) is None)
+
+
+def _is_older(path, since):
+    return path.exists() and path.stat().st_mtime < since
+
+
 def _partial(path):
     return path.with_suffix(".npy.partial")
 
 
 def _extract(paths, model, load, num_rows, label):
     """Runs a model over `load(slice)` for all rows; each of its outputs becomes one of `paths`."""
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         files = [
             stack.enter_context(_PartialFile(path, (num_rows, *output.shape[1:])))
@@ -189,15 +212,6 @@ class _PartialFile:
 
     def __enter__(self):
         self._file = open(self._partial, "ab")
-        try:
-            # The lock ends with the process, however it ends.
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise InputError(
-                f"Expected to be alone in computing {self._partial.name}, found another process "
-                "at it. Wait until it has finished, then give the same command again."
-            ) from None
         if self._file.tell() < len(self._header):
             self._file.truncate(0)
             self._file.write(self._header)

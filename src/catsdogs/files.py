@@ -1,21 +1,35 @@
 """Writing files so that a reader never meets half of one, and the error a user can act on."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
+import sys
 import tempfile
 
 from catsdogs.fields import check_fields
 
 __all__ = [
-    "MAX_PICTURE_BYTES", "InputError", "atomic_folder", "atomic_path", "read_json", "sha256_of",
+    "MAX_PICTURE_BYTES",
+    "InputError",
+    "atomic_folder",
+    "atomic_path",
+    "hold",
+    "is_temporary",
+    "read_json",
+    "sha256_of",
     "write_json",
-]  # fmt: skip
+]
 
 MAX_PICTURE_BYTES = 256 * 2**20  # a larger file is no picture, and is never read into memory
+# What `tempfile` makes of the prefixes below, and nobody else's hidden files.
+_TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}(\.[a-z0-9]+)?")
+_held = set()  # the folders that this process holds, each by its device and inode
 
 
 class InputError(ValueError):
@@ -30,6 +44,8 @@ class InputError(ValueError):
 def atomic_path(path):
     """Yields a temporary path beside `path`, renamed to it only if the block succeeds.
 
+    The content is on the disk before the rename is, so a power cut leaves the old file or the new.
+
     Args:
         path: The final file, `str` or `Path`; its folder is made if missing.
 
@@ -43,6 +59,8 @@ def atomic_path(path):
     temporary = pathlib.Path(name)
     try:
         yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
         # mkstemp makes files private; give the result the permissions any other file would have.
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
@@ -62,15 +80,94 @@ def atomic_folder(path):
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        if path.exists():
+        try:
+            os.replace(temporary, path)  # over an empty folder too
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
             old = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
             os.replace(path, old)
             os.replace(temporary, path)
             shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_temporary(path):
+    """Whether a path is named like what `atomic_path` and `atomic_folder` leave if killed."""
+    return _TEMPORARY.fullmatch(pathlib.Path(path).name) is not None
+
+
+@contextlib.contextmanager
+def hold(folder, *, shared=False, wait=False):
+    """Keeps other processes out of a folder while the block runs.
+
+    The lock lies on the folder itself: there is no file to be left behind, and it ends with the
+    process, however that ends. It binds those that ask for it, on one machine. What this process
+    holds already it may hold again.
+
+    Args:
+        folder: `str` or `Path`. If missing it is made, and taken away again if it stays empty.
+        shared: Whether others may be there that share it too: they only read. A missing folder is
+            then not made.
+        wait: Whether to wait for the others, and say so, rather than give up.
+
+    Raises:
+        InputError: If another process holds the folder and `wait` is false.
+    """
+    folder = pathlib.Path(folder)
+    if shared and not folder.is_dir():
+        yield
+        return
+    made, handle = [], None
+    try:
+        while handle is None:
+            made += [place for place in (folder, *folder.parents) if not place.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, identity = _lock(folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
+        outermost = identity not in _held
+        _held.add(identity)
+        try:
+            yield
+        finally:
+            if outermost:
+                _held.remove(identity)
+    finally:
+        if handle is not None:
+            # Before the lock ends, or another process might just have begun to use the folder.
+            for place in made:
+                with contextlib.suppress(OSError):
+                    place.rmdir()
+            os.close(handle)
+
+
+def _lock(folder, kind, wait):
+    """Locks a folder and returns (file descriptor, identity); (`None`, `None`) if it was replaced
+    or taken away meanwhile."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        found = os.fstat(handle)
+        identity = found.st_dev, found.st_ino
+        if identity in _held:
+            return handle, identity
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise InputError(
+                    f"Expected {folder} to be free, received a folder that another process uses. "
+                    "Wait until that one has ended, or choose another folder."
+                ) from None
+            print(f"Waiting for another process that uses {folder}.", file=sys.stderr, flush=True)
+            fcntl.flock(handle, kind)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(found, os.stat(folder)):
+                return handle, identity
+    except BaseException:
+        os.close(handle)
+        raise
+    os.close(handle)
+    return None, None
 
 
 def write_json(path, content):

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 
 from catsdogs.data.progress import Progress
+from catsdogs.files import hold
 
 __all__ = ["download", "why_unreachable"]
 
@@ -36,24 +37,9 @@ def download(url, path, *, size, digest, algorithm="sha256"):
         Why it failed, in a few words on one line, or `None` if the file is there.
     """
     path = pathlib.Path(path)
-    part = path.with_name(path.name + ".part")
     try:
-        if _size(path) == size and _digest(path, algorithm) == digest:
-            return None
-        reason = why_unreachable(url) if _size(part) < size else None
-        if reason is None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            reason = _complete(url, part, size)
-        if reason is not None:
-            return reason
-        received = _digest(part, algorithm)
-        if received != digest:
-            part.unlink()
-            return (
-                f"expected a file with {algorithm} {digest}, received one with {received}, now "
-                "deleted; another try downloads it anew"
-            )
-        os.replace(part, path)
+        with hold(path.parent, wait=True):  # what another process fetches is not fetched twice
+            return _download(url, path, size, digest, algorithm)
     except OSError as error:  # a folder in the way, no permission
         return _in_words(error)
 
@@ -85,6 +71,25 @@ def why_unreachable(url, seconds=5):
     thread.start()
     thread.join(seconds)
     return outcome[0]
+
+
+def _download(url, path, size, digest, algorithm):
+    part = path.with_name(path.name + ".part")
+    if _size(path) == size and _digest(path, algorithm) == digest:
+        return None
+    reason = why_unreachable(url) if _size(part) < size else None
+    reason = reason or _complete(url, part, size)
+    if reason:
+        return reason
+    received = _digest(part, algorithm)
+    if received != digest:
+        part.unlink()
+        return (
+            f"expected a file with {algorithm} {digest}, received one with {received}, now "
+            "deleted; another try downloads it anew"
+        )
+    os.replace(part, path)
+    return None
 
 
 def _complete(url, part, size):

@@ -55,19 +55,20 @@ th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px soli
 """
 
 
-def write_report(run_dir, metrics, *, files, labels, probabilities, images):
-    """Writes `report.html` into the folder of an evaluated run, its pictures included.
+def write_report(folder, run_dir, metrics, *, files, labels, probabilities, images):
+    """Writes `report.html` about an evaluated run, its pictures included.
 
     Args:
-        run_dir: The run folder, with `curves.png`, `confusion.png`, `reliability.png` and, if there
-            are pictures of at least two classes, `roc.png`.
+        folder: Where to write it, with `confusion.png`, `reliability.png` and, if there are
+            pictures of at least two classes, `roc.png`.
+        run_dir: The run folder, with `curves.png`.
         metrics: Its `metrics.json` with `"test"`.
         files: Names of the test pictures.
         labels: int (n,).
         probabilities: float (n, num_classes) in [0, 1].
         images: uint8 (n, side, side, 3), the test pictures as the model saw them.
     """
-    run_dir = pathlib.Path(run_dir)
+    folder, run_dir = pathlib.Path(folder), pathlib.Path(run_dir)
     name = run_dir.name
     test, classes = metrics["test"], metrics["classes"]
     low, high = test["accuracy_interval95"]
@@ -94,8 +95,8 @@ def write_report(run_dir, metrics, *, files, labels, probabilities, images):
         _section(
             "What is taken for what",
             "<div class=figures>"
-            + _figure(run_dir / "confusion.png", "Confusion matrix")
-            + _figure(run_dir / "roc.png", "ROC curve")
+            + _figure(folder / "confusion.png", "Confusion matrix")
+            + _figure(folder / "roc.png", "ROC curve")
             + "</div>",
         ),
         _section(
@@ -103,7 +104,7 @@ def write_report(run_dir, metrics, *, files, labels, probabilities, images):
             f"<p>Expected calibration error {test['calibration_error']:.1%}; before dividing the "
             f"logits by the temperature {metrics['temperature']:.2f}, which was fitted on the "
             f"validation pictures, {test['calibration_error_unscaled']:.1%}.</p>"
-            f"<div class=figures>{_figure(run_dir / 'reliability.png', 'Reliability')}</div>",
+            f"<div class=figures>{_figure(folder / 'reliability.png', 'Reliability')}</div>",
         ),
         _section(
             "The most confident mistakes",
@@ -117,7 +118,7 @@ def write_report(run_dir, metrics, *, files, labels, probabilities, images):
         _section("Settings", _table(metrics["config"])),
         _section("Environment", _table(_environment(metrics))),
     ]
-    _write_page(run_dir / "report.html", f"{name}: {test['accuracy']:.1%}", sections)
+    _write_page(folder / "report.html", f"{name}: {test['accuracy']:.1%}", sections)
 
 
 def write_comparison(metrics, comparisons):

@@ -9,6 +9,7 @@ curves.png         the history as a picture
 state/             only while the run goes on: what `--resume` needs
 """
 
+import contextlib
 import csv
 import datetime
 import importlib.metadata
@@ -16,10 +17,11 @@ import os
 import pathlib
 import platform
 import resource
+import shutil
 import subprocess
 
 from catsdogs.fields import FRACTION, check_fields, number
-from catsdogs.files import InputError, atomic_path, read_json, write_json
+from catsdogs.files import InputError, atomic_path, hold, read_json, write_json
 from catsdogs.tables import CONFIG, METRICS
 
 __all__ = [
@@ -34,12 +36,18 @@ __all__ = [
     "write_history",
 ]
 
+# What a run has written before its first epoch ended.
+_BEGUN = {"config.json", "environment.json", "state", "tensorboard"}
 _HISTORY = {"loss": [number(0)], "accuracy": [FRACTION]}
 _HISTORY |= {f"val_{name}": values for name, values in _HISTORY.items()}
 
 
+@contextlib.contextmanager
 def open_run(settings, run_dir, *, resume=False):
     """Makes the folder of a run, or finds the one to go on with; nothing is ever overwritten.
+
+    Other processes are kept out of it while the block runs. A new run that is refused there, with
+    an `InputError` before its first epoch has ended, leaves no folder behind.
 
     Args:
         settings: Everything that decides the run, a JSON-ready dictionary.
@@ -48,11 +56,12 @@ def open_run(settings, run_dir, *, resume=False):
             a wrong flag, has nothing to lose and is begun anew.
         resume: Whether to go on with a run that was stopped.
 
-    Returns:
+    Yields:
         The folder, a `Path` that holds `config.json`.
 
     Raises:
-        InputError: If a stopped run lies there and `resume` is false, or if it has other settings.
+        InputError: If a stopped run lies there and `resume` is false, if it has other settings, or
+            if another process is at it.
     """
     run_dir = pathlib.Path(run_dir)
     number, free = 1, run_dir
@@ -64,7 +73,28 @@ def open_run(settings, run_dir, *, resume=False):
             f"Expected a run that was stopped, received {run_dir}, which is finished. "
             "Leave out --resume to train another one."
         )
-    present = {path.name for path in free.iterdir()} if free.is_dir() else set()
+    if free.is_file():
+        raise _foreign(free)
+    with hold(free):
+        present = {path.name for path in free.iterdir()}
+        _check_place(settings, free, present, resume)
+        write_json(free / "config.json", settings)
+        write_json(free / "environment.json", describe_environment())
+        try:
+            yield free
+        except InputError:
+            if not present and not (free / "history.csv").exists():
+                for name in _BEGUN:
+                    shutil.rmtree(free / name, ignore_errors=True)
+                    with contextlib.suppress(OSError):
+                        (free / name).unlink()
+            raise
+
+
+def _check_place(settings, free, present, resume):
+    """Refuses a folder that a run cannot take, by the names of what is `present` in it."""
+    if "metrics.json" in present:  # another process has finished it in this moment
+        raise _foreign(free)
     if resume and "config.json" not in present:
         raise InputError(
             f"Expected a run that was stopped, found none at {free}. "
@@ -84,14 +114,15 @@ def open_run(settings, run_dir, *, resume=False):
                 f"Expected the settings that {free} was started with: {wanted}. "
                 "Give the same flags again, or start another run with --run-dir."
             )
-    elif present - {"config.json", "environment.json", "state", "tensorboard"} or free.is_file():
-        raise InputError(
-            f"Expected a new or empty folder, received {free}, which holds other files. "
-            "Choose another --run-dir."
-        )
-    write_json(free / "config.json", settings)
-    write_json(free / "environment.json", describe_environment())
-    return free
+    elif present - _BEGUN:
+        raise _foreign(free)
+
+
+def _foreign(free):
+    return InputError(
+        f"Expected a new or empty folder, received {free}, which holds other files. "
+        "Choose another --run-dir."
+    )
 
 
 def is_complete(run_dir):

@@ -1,5 +1,6 @@
 """What every training stage does alike: find its places, load, fit, and write the run down."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -23,7 +24,7 @@ from catsdogs.data.splits import find_data_dir, load_manifest
 from catsdogs.evaluation import class_probabilities, evaluate_predictions
 from catsdogs.features import FeatureStore
 from catsdogs.figures import save_figure
-from catsdogs.files import InputError, read_json, write_json
+from catsdogs.files import InputError, hold, read_json, write_json
 from catsdogs.fused_norm import training_copy
 from catsdogs.history_plot import plot_history
 from catsdogs.models import divide_logits
@@ -37,7 +38,7 @@ _SMOKE_IMAGES = {"train": 64, "validation": 32, "test": 32}
 
 
 class StageRun:
-    """One run of a training stage.
+    """One run of a training stage, a context manager that keeps other processes out of its folder.
 
     Args:
         stage: `"scratch"`, `"feature_extract"` or `"finetune"`.
@@ -64,25 +65,35 @@ class StageRun:
         self._stage, self._variant = stage, variant
         self.config = presets.shrink(config) if config.smoke else config
         self.data_dir = find_data_dir(data_dir)
-        self._manifest = load_manifest(self.data_dir)
-        self.classes = self._manifest.classes
-        settings = {
-            "stage": stage,
-            "variant": variant,
-            "data_dir": str(self.data_dir),
-            "dataset_digest": self._manifest.digest,
-            **dataclasses.asdict(self.config),
-        }
-        root = pathlib.Path("runs") / (self._manifest.dataset + "-smoke" * config.smoke)
-        run_dir = run_dir or root / run_name(stage, config.preset, variant, config.seed)
-        self.run_dir = runs.open_run(settings, run_dir, resume=resume)
         self._store = None
         self._start = None
         self._image_size = None
         keras.utils.set_random_seed(config.seed)
         self.precision = training.choose_precision(config.precision)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(hold(self.data_dir, shared=True))
+            self._manifest = load_manifest(self.data_dir)
+            self.classes = self._manifest.classes
+            settings = {
+                "stage": stage,
+                "variant": variant,
+                "data_dir": str(self.data_dir),
+                "dataset_digest": self._manifest.digest,
+                **dataclasses.asdict(self.config),
+            }
+            root = pathlib.Path("runs") / (self._manifest.dataset + "-smoke" * config.smoke)
+            run_dir = run_dir or root / run_name(stage, config.preset, variant, config.seed)
+            opened = runs.open_run(settings, run_dir, resume=resume)
+            self.run_dir = stack.enter_context(opened)
+            self._places = stack.pop_all()
         what = "drawings, not photographs" if self._manifest.is_drawing else "photographs"
         print(f"{self._manifest.dataset} ({what}), {self.precision}, {self.run_dir}", flush=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._places.__exit__(*error)
 
     def is_of_these_pictures(self, run_dir):
         """Whether a finished run was trained on this data set in its present state."""

@@ -12,7 +12,7 @@ from catsdogs import config as presets
 from catsdogs import models, runs
 from catsdogs.data.augment import crop_sizes
 from catsdogs.features import CUT
-from catsdogs.files import InputError
+from catsdogs.files import InputError, hold
 from catsdogs.saved_model import load_saved_model
 from catsdogs.stage_run import StageRun, run_name
 from catsdogs.weights import check_frozen_blocks
@@ -36,28 +36,32 @@ def train_scratch(config, data_dir=None, run_dir=None, *, resume=False, tensorbo
     Raises:
         InputError: If the data set, the folder or the settings cannot be used.
     """
-    stage = StageRun("scratch", config, config.augmentation, data_dir, run_dir, resume, tensorboard)
-    config = stage.config
-    train = stage.load("train", config.image_size)
-    validation = stage.load("validation", config.image_size)
+    places = data_dir, run_dir, resume, tensorboard
+    with StageRun("scratch", config, config.augmentation, *places) as stage:
+        config = stage.config
+        train = stage.load("train", config.image_size)
+        validation = stage.load("validation", config.image_size)
 
-    if config.architecture == "textbook" and config.image_size < 46:
-        raise InputError(
-            "Expected --image-size 46 or more for the textbook convnet, whose four convolutions "
-            f"leave nothing of a smaller image. Received: {config.image_size}."
-        )
-    if config.architecture == "residual":
-        model = models.build_residual_convnet(config.dropout, len(stage.classes))
-        sizes = crop_sizes(config.first_crop_size, config.crop_size, config.epochs)
-    else:
-        # Its dense layer fits one size only, so crops are enlarged to that of the images.
-        model = models.build_textbook_convnet(config.image_size, config.dropout, len(stage.classes))
-        sizes = None
+        if config.architecture == "textbook" and config.image_size < 46:
+            raise InputError(
+                "Expected --image-size 46 or more for the textbook convnet, whose four "
+                "convolutions leave nothing of a smaller image. "
+                f"Received: {config.image_size}."
+            )
+        if config.architecture == "residual":
+            model = models.build_residual_convnet(config.dropout, len(stage.classes))
+            sizes = crop_sizes(config.first_crop_size, config.crop_size, config.epochs)
+        else:
+            # Its dense layer fits one size only, so crops are enlarged to that of the images.
+            model = models.build_textbook_convnet(
+                config.image_size, config.dropout, len(stage.classes)
+            )
+            sizes = None
 
-    return stage.train_on_images(
-        model, train, validation, augmentation=config.augmentation, crop_sizes=sizes,
-        mixup_share=config.mixup,
-    )  # fmt: skip
+        return stage.train_on_images(
+            model, train, validation, augmentation=config.augmentation, crop_sizes=sizes,
+            mixup_share=config.mixup,
+        )  # fmt: skip
 
 
 def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=False):
@@ -70,38 +74,38 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
     Returns, raises:
         As `train_scratch`.
     """
-    stage = StageRun(
-        "feature_extract", config, config.variant, data_dir, run_dir, resume, tensorboard
-    )
-    config = stage.config
-    # First, so that a wrong --weights is told before the minutes of decoding.
-    conv_base = models.build_vgg16_base(config.image_size, config.pooling, config.weights)
-    models.freeze(conv_base)
-    train = stage.load("train", config.image_size)
-    validation = stage.load("validation", config.image_size)
-    head = models.build_head(
-        conv_base.output.shape[1:], config.units, config.dropout,
-        normalize=config.normalize, num_classes=len(stage.classes),
-    )  # fmt: skip
-    classifier = models.build_vgg16_classifier(conv_base, head)
+    places = data_dir, run_dir, resume, tensorboard
+    with StageRun("feature_extract", config, config.variant, *places) as stage:
+        config = stage.config
+        # First, so that a wrong --weights is told before the minutes of decoding.
+        conv_base = models.build_vgg16_base(config.image_size, config.pooling, config.weights)
+        models.freeze(conv_base)
+        train = stage.load("train", config.image_size)
+        validation = stage.load("validation", config.image_size)
+        head = models.build_head(
+            conv_base.output.shape[1:], config.units, config.dropout,
+            normalize=config.normalize, num_classes=len(stage.classes),
+        )  # fmt: skip
+        classifier = models.build_vgg16_classifier(conv_base, head)
 
-    if config.variant == "end_to_end":
-        return stage.train_on_images(classifier, train, validation, augmentation="book")
+        if config.variant == "end_to_end":
+            return stage.train_on_images(classifier, train, validation, augmentation="book")
 
-    (images, labels), (validation_images, validation_labels) = train, validation
-    store = stage.feature_store(conv_base)
-    num_views = config.views if config.variant == "augmented" else 1
-    # What fine-tuning starts from is kept on the way.
-    num_kept = 0 if config.pooled_only else presets.FINETUNE["best"].views
-    features = [
-        store.features(images, "train", view, keep_cut=view < num_kept) for view in range(num_views)
-    ]
-    validation_features = store.features(
-        validation_images, "validation", keep_cut=not config.pooled_only
-    )
-    return stage.train_on_features(
-        head, classifier, (features, labels), (validation_features, validation_labels)
-    )
+        (images, labels), (validation_images, validation_labels) = train, validation
+        store = stage.feature_store(conv_base)
+        num_views = config.views if config.variant == "augmented" else 1
+        # What fine-tuning starts from is kept on the way.
+        num_kept = 0 if config.pooled_only else presets.FINETUNE["best"].views
+        features = [
+            store.features(images, "train", view, keep_cut=view < num_kept)
+            for view in range(num_views)
+        ]
+        validation_features = store.features(
+            validation_images, "validation", keep_cut=not config.pooled_only
+        )
+        return stage.train_on_features(
+            head, classifier, (features, labels), (validation_features, validation_labels)
+        )
 
 
 def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=False):
@@ -117,38 +121,41 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
     Returns, raises:
         As `train_scratch`.
     """
-    stage = StageRun("finetune", config, config.variant, data_dir, run_dir, resume, tensorboard)
-    config = stage.config
-    start, made = (pathlib.Path(config.start), False) if config.start else _make_start(stage)
-    stage.begin_from(start, made)
-    keras.utils.set_random_seed(config.seed)  # the same whether the start was made now or found
-    saved = load_saved_model(start)
-    classifier, image_size = saved.model, saved.image_size
-    check_frozen_blocks(classifier, start)
-    if saved.classes != stage.classes:
-        raise InputError(
-            f"Expected --start to know {', '.join(stage.classes)}, received {start}, whose model "
-            f"knows {', '.join(saved.classes)}. Make one with scripts/train_feature_extract.py."
+    places = data_dir, run_dir, resume, tensorboard
+    with StageRun("finetune", config, config.variant, *places) as stage:
+        config = stage.config
+        start, made = (pathlib.Path(config.start), False) if config.start else _make_start(stage)
+        stage.begin_from(start, made)
+        keras.utils.set_random_seed(config.seed)  # the same whether the start was made now or found
+        saved = load_saved_model(start)
+        classifier, image_size = saved.model, saved.image_size
+        check_frozen_blocks(classifier, start)
+        if saved.classes != stage.classes:
+            raise InputError(
+                f"Expected --start to know {', '.join(stage.classes)}, received {start}, whose "
+                f"model knows {', '.join(saved.classes)}. Make one with "
+                "scripts/train_feature_extract.py."
+            )
+        models.unfreeze_block5(classifier)
+        train, validation = stage.load("train", image_size), stage.load("validation", image_size)
+
+        if config.variant == "end_to_end":
+            return stage.train_on_images(classifier, train, validation, augmentation="book")
+
+        (images, labels), (validation_images, validation_labels) = train, validation
+        store = stage.feature_store(classifier)
+        num_views = config.views if config.variant == "augmented" else 1
+        features = [store.features(images, "train", view, CUT) for view in range(num_views)]
+        validation_features = store.features(validation_images, "validation", cut=CUT)
+        _, suffix = models.split_base(classifier, CUT)
+        return stage.train_on_features(
+            suffix, classifier, (features, labels), (validation_features, validation_labels)
         )
-    models.unfreeze_block5(classifier)
-    train, validation = stage.load("train", image_size), stage.load("validation", image_size)
-
-    if config.variant == "end_to_end":
-        return stage.train_on_images(classifier, train, validation, augmentation="book")
-
-    (images, labels), (validation_images, validation_labels) = train, validation
-    store = stage.feature_store(classifier)
-    num_views = config.views if config.variant == "augmented" else 1
-    features = [store.features(images, "train", view, CUT) for view in range(num_views)]
-    validation_features = store.features(validation_images, "validation", cut=CUT)
-    _, suffix = models.split_base(classifier, CUT)
-    return stage.train_on_features(
-        suffix, classifier, (features, labels), (validation_features, validation_labels)
-    )
 
 
 def _make_start(stage):
-    """The feature-extraction run beside this one to start from, and whether it was made now."""
+    """The feature-extraction run beside this one to start from, and whether it was made meanwhile,
+    here or by another process."""
     config = stage.config
     preset = presets.FEATURE_EXTRACT[config.preset]
     variant = "end_to_end" if config.variant == "end_to_end" else "cached"
@@ -158,8 +165,11 @@ def _make_start(stage):
     while runs.is_complete(run_dir) and not stage.is_of_these_pictures(run_dir):
         number += 1
         run_dir = run_dir.with_name(f"{name}-{number}")
-    missing = not runs.is_complete(run_dir)
-    if missing:
+    if runs.is_complete(run_dir):
+        return run_dir, False
+    with hold(run_dir, wait=True):  # another fine-tuning may be making it now
+        if runs.is_complete(run_dir):
+            return run_dir, True
         print("Fine-tuning needs a trained head first: extracting features.", flush=True)
         if variant == "end_to_end":  # the book's network has no dropout here
             preset = dataclasses.replace(preset, dropout=0.0)
@@ -170,4 +180,4 @@ def _make_start(stage):
         resume = (run_dir / "config.json").exists()
         train_feature_extract(settings, stage.data_dir, run_dir, resume=resume)
         keras.backend.clear_session()  # the base is not needed any more, its memory is
-    return run_dir, missing
+    return run_dir, True

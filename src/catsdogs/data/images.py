@@ -114,7 +114,7 @@ def load_split(data_dir, manifest, split, image_size):
     shape = (len(files), image_size, image_size, 3)
     # The digest changes with any change of the data set, so old pixels are never mistaken for new.
     path = data_dir / "decoded" / f"{split}-{image_size}-{manifest.digest[:12]}.npy"
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, EOFError):
         images = np.load(path, mmap_mode="r")
         if images.shape == shape and images.dtype == np.uint8:
             return images, labels

@@ -11,7 +11,14 @@ import re
 from catsdogs.data.progress import Progress
 from catsdogs.data.selection import select_pictures
 from catsdogs.fields import CLASSES, NAME, TEXT, Field, one_of, whole
-from catsdogs.files import InputError, atomic_folder, read_json, sha256_of, write_json
+from catsdogs.files import (
+    InputError,
+    atomic_folder,
+    hold,
+    read_json,
+    sha256_of,
+    write_json,
+)
 
 __all__ = ["SPLITS", "ImageFile", "Manifest", "find_data_dir", "load_manifest", "prepare"]
 
@@ -116,7 +123,8 @@ def prepare(source, data_dir, *, train=2000, validation=1000, test=1000, overwri
     """Builds a data set from the first usable pictures of each class, by file index.
 
     Which ones, and which goes where, `catsdogs.data.selection.select_pictures` decides. The folder
-    appears whole or not at all. If it holds the same data set already, nothing is done.
+    appears whole or not at all. If it holds the same data set already, nothing is done. It is not
+    replaced while another process uses it.
 
     Args:
         source: An open `catsdogs.data.sources.Source`.
@@ -131,7 +139,7 @@ def prepare(source, data_dir, *, train=2000, validation=1000, test=1000, overwri
 
     Raises:
         InputError: If there are too few usable pictures, a size is not a multiple of the number of
-            classes, or `data_dir` holds something else.
+            classes, or `data_dir` holds something else or is in use.
     """
     sizes = dict(zip(SPLITS, (train, validation, test), strict=True))
     if any(size < 1 or size % source.num_classes for size in sizes.values()):
@@ -141,18 +149,32 @@ def prepare(source, data_dir, *, train=2000, validation=1000, test=1000, overwri
             f"{source.num_classes}."
         )
     data_dir = pathlib.Path(data_dir).resolve()
+    found = _find_prepared(source, data_dir, sizes, overwrite)
+    if found is not None:
+        return found
+    with hold(data_dir):
+        # Once more: another process may have prepared it in the meantime.
+        found = _find_prepared(source, data_dir, sizes, overwrite)
+        return found or _prepare(source, data_dir, sizes)
+
+
+def _find_prepared(source, data_dir, sizes, overwrite):
+    """The manifest if `data_dir` holds just this data set; refuses to replace another one."""
     existing = _existing_manifest(data_dir, overwrite)
-    if existing is not None:
-        if (existing.source, existing.sizes) == (source.fingerprint, sizes):
-            if _is_intact(data_dir, existing):
-                return existing
-        # Drawings can be drawn again at any time; anything else is the user's to give up.
-        elif not overwrite and not (existing.is_drawing and source.is_drawing):
-            raise InputError(
-                f"Expected {data_dir} to be free, received another data set there "
-                f"({existing.dataset}: {_list_sizes(existing.sizes)}). Replace it with "
-                "--overwrite, or choose another folder with --data-dir."
-            )
+    if existing is None:
+        return None
+    if (existing.source, existing.sizes) == (source.fingerprint, sizes):
+        return existing if _is_intact(data_dir, existing) else None
+    if not overwrite:  # runs may refer to it, drawings or photographs
+        raise InputError(
+            f"Expected {data_dir} to be free, received another data set there "
+            f"({existing.dataset}: {_list_sizes(existing.sizes)}). Replace it with "
+            "--overwrite, or choose another folder with --data-dir."
+        )
+    return None
+
+
+def _prepare(source, data_dir, sizes):
     candidates = source.list_candidates()
     selection = select_pictures(
         candidates, {split: size // len(candidates) for split, size in sizes.items()}

@@ -1,0 +1,178 @@
+"""What is kept to save time and what killed processes left: how much it is, and a broom for it.
+
+Nothing that is swept is the only copy of anything: pictures, manifests and runs are left alone.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import datetime
+import pathlib
+import re
+import shutil
+
+from catsdogs.files import InputError, hold, is_temporary
+
+__all__ = ["Cache", "clear_caches", "describe_caches", "list_caches"]
+
+_DECODED = re.compile(r"[a-z]+-(\d+)-[0-9a-f]+\.npy")
+_FEATURES = re.compile(r"[a-z]+-view\d+-(\w+)-(\d+)-[0-9a-f]+\.npy(\.partial)?")
+_DATA_SET = {"train", "validation", "test", "manifest.json", "decoded", "features"}
+_TEMPORARY = "half-written by a process that was killed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """Files of one kind that belong to one folder."""
+
+    folder: pathlib.Path
+    """The data set, run or other folder: a process that works there holds it."""
+    kind: str
+    """`"decoded"`, `"features"` or `"leftovers"`."""
+    name: str
+    """What they are, in a few words."""
+    paths: tuple[pathlib.Path, ...]
+    """Files, and temporary folders."""
+    num_files: int
+    num_bytes: int
+    last_used: datetime.date
+    """When one was last read or written, as far as the file system tells."""
+
+
+def list_caches(data_root="data", runs_root="runs", data_dir=None):
+    """Finds caches and leftovers.
+
+    Args:
+        data_root: Folder of prepared data sets and downloads, `str` or `Path`.
+        runs_root: Folder of folders of runs.
+        data_dir: A prepared data set to look at instead of all this.
+
+    Returns:
+        A list of `Cache`.
+
+    Raises:
+        InputError: If `data_dir` is no prepared data set.
+    """
+    if data_dir is not None:
+        if not (pathlib.Path(data_dir) / "manifest.json").is_file():
+            raise InputError(
+                f"Expected a prepared data set in {data_dir}, found no manifest.json. "
+                "Correct --data-dir, or leave it out to see all of data/."
+            )
+        return _of_data_set(pathlib.Path(data_dir))
+    found = []
+    for path in _inside(pathlib.Path(data_root)):
+        if (path / "manifest.json").is_file():
+            found += _of_data_set(path)
+        elif path.name.endswith(".part"):
+            found += _measure(path.parent, "leftovers", "unfinished download, goes on", [path])
+        elif origin := _data_set_of(path):
+            found += _measure(origin, "leftovers", _TEMPORARY, [path])
+    for run_dir in sorted(pathlib.Path(runs_root).glob("*/*/")):
+        left = [path for place in (run_dir, run_dir / "state") for path in _temporary(place)]
+        found += _measure(run_dir, "leftovers", _TEMPORARY, left)
+    return found
+
+
+def clear_caches(caches, kinds):
+    """Deletes caches, except where a running process uses the folder that they belong to.
+
+    Args:
+        caches: From `list_caches`.
+        kinds: Which kinds of them.
+
+    Returns:
+        A pair: number of bytes freed, and a list of the folders that were passed over.
+    """
+    freed, in_use = 0, []
+    for cache in caches:
+        if cache.kind not in kinds:
+            continue
+        try:
+            with hold(cache.folder):
+                freed += sum(map(_delete, cache.paths))
+        except InputError:
+            in_use += [cache.folder] * (cache.folder not in in_use)
+    return freed, in_use
+
+
+def describe_caches(caches):
+    """Yields lines for people: what there is by folder, and the total."""
+    folder = None
+    for cache in caches:
+        if cache.folder != folder:
+            folder = cache.folder
+            yield str(folder)
+        yield (
+            f"  {cache.kind:<9}  {_megabytes(cache.num_bytes)}  {cache.num_files:>6,} files  "
+            f"used {cache.last_used}  {cache.name}"
+        )
+    num_bytes, num_files = (sum(getattr(c, n) for c in caches) for n in ("num_bytes", "num_files"))
+    yield f"{'all':<11}  {_megabytes(num_bytes)}  {num_files:>6,} files"
+
+
+def _of_data_set(folder):
+    groups = collections.defaultdict(list)
+    for path in _inside(folder / "decoded"):
+        if match := _DECODED.fullmatch(path.name):
+            groups["decoded", f"pixels {match[1]}²"].append(path)
+    for path in _inside(folder / "features"):
+        if match := _FEATURES.fullmatch(path.name):
+            layer = f"{match[1]} {match[2]}²"
+            if match[3]:
+                groups["leftovers", f"{layer}, unfinished, goes on"].append(path)
+            else:
+                groups["features", layer].append(path)
+    for place in (folder, folder / "decoded", folder / "features"):
+        groups["leftovers", _TEMPORARY] += _temporary(place)
+    return [cache for key, paths in groups.items() for cache in _measure(folder, *key, paths)]
+
+
+def _inside(folder):
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _temporary(folder):
+    return [path for path in _inside(folder) if is_temporary(path)]
+
+
+def _data_set_of(path):
+    """The data set that a temporary folder was meant to be or has been, `None` if it is neither."""
+    if not (is_temporary(path) and {inside.name for inside in _inside(path)} <= _DATA_SET):
+        return None
+    name = path.name[1:].rpartition("-")[0]
+    replaced = path.with_name(name.removesuffix("-old"))
+    if name.endswith("-old") and not (replaced / "manifest.json").is_file():
+        return (
+            None  # killed between taking it away and putting the new one there: it is all we have
+        )
+    return replaced
+
+
+def _measure(folder, kind, name, paths):
+    """A list of one `Cache`, or of none if there are no such files."""
+    sizes, times = [], []
+    for path in paths:
+        for file in (path, *path.rglob("*")):
+            with contextlib.suppress(FileNotFoundError):  # just finished by another process
+                status = file.stat()
+                times.append(max(status.st_atime, status.st_mtime))
+                sizes += [status.st_size] * file.is_file()
+    if not times:
+        return []
+    used = datetime.date.fromtimestamp(max(times))
+    return [Cache(folder, kind, name, tuple(paths), len(sizes), sum(sizes), used)]
+
+
+def _delete(path):
+    """Deletes a file, or a folder with all that is in it; returns how many bytes that were."""
+    num_bytes = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    return num_bytes
+
+
+def _megabytes(num_bytes):
+    return f"{num_bytes / 1e6:>10,.1f} MB"
