@@ -5,7 +5,6 @@ size and how pictures are resized. Keras passes over that member, so the file lo
 """
 
 import dataclasses
-import io
 import json
 import pathlib
 import zipfile
@@ -68,13 +67,10 @@ def save_model(model, path, *, classes, image_size, temperature):
         classes, image_size, temperature: See `SavedModel`.
     """
     card = SavedModel(path, model, classes, image_size, temperature).card
-    # In memory first: writing HDF5 on a full disk can end in a segmentation fault.
-    content = io.BytesIO()
-    keras.saving.save_model(model, content)
-    with zipfile.ZipFile(content, "a") as archive:
-        archive.writestr(_CARD, json.dumps(card, indent=2))
     with atomic_path(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+        model.save(temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(_CARD, json.dumps(card, indent=2))
 
 
 def load_saved_model(run_or_model):
