@@ -1,13 +1,18 @@
 """The page: driven in a real browser, with the numbers of `predict_images`; what it refuses."""
 
+import concurrent.futures
 import importlib.util
+import json
 import os
+import pathlib
 import shutil
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
+import uuid
 
 import keras
 import numpy as np
@@ -75,9 +80,13 @@ def address(root, tmp_path_factory):
     temporary = tmp_path_factory.mktemp("temporary")
     environment = {**os.environ, "TMPDIR": str(temporary)}
     command = [sys.executable, ROOT / "scripts" / "demo.py", "--port", str(port)]
-    with subprocess.Popen(
-        command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True
-    ) as server:
+    log = tmp_path_factory.mktemp("log") / "stderr.txt"
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True
+        ) as server,
+    ):
         try:
             assert server.stdout.readline() == (
                 f"The page is at http://127.0.0.1:{port}/ (Ctrl-C stops it).\n"
@@ -87,6 +96,7 @@ def address(root, tmp_path_factory):
             server.terminate()
     assert server.returncode == 130 and not list(temporary.iterdir())
     assert {path.name for path in root.iterdir()} == {"runs"}
+    assert "Traceback" not in log.read_text(), log.read_text()
 
 
 @pytest.fixture
@@ -161,12 +171,142 @@ def test_examples_and_models_can_be_chosen(page, root):
     assert shown() == probability("worse")
 
 
-def test_no_other_file_is_served(address, root):
-    for wanted in (root / "runs" / "tiny" / "better" / "config.json", "/etc/passwd", "http://a.bc"):
-        with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(f"{address}gradio_api/file={wanted}")
-        assert caught.value.code == 403
-        caught.value.close()
+def call(address, path, content=None, kind="application/json", timeout=60):
+    """Sends a request; returns the status and the body."""
+    if isinstance(content, (dict, list)):
+        content = json.dumps(content).encode()
+    headers = {"Content-Type": kind} if content is not None else {}
+    request = urllib.request.Request(address + path, content, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as found:
+            return found.status, found.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def send(address, content, name="photo.png"):
+    """Uploads a file as a browser does; returns the status and the path it was given."""
+    head = f'Content-Disposition: form-data; name="files"; filename="{name}"'
+    body = b"--x\r\n" + head.encode("utf-8", "surrogateescape") + b"\r\n\r\n" + content
+    status, found = call(
+        address, "gradio_api/upload", body + b"\r\n--x--\r\n", "multipart/form-data; boundary=x"
+    )
+    return status, json.loads(found)[0] if status == 200 else None
+
+
+def ask(address, *data):
+    """Asks as the page does, without the page; returns whether it went well, and the answer."""
+    _, found = call(address, "config")
+    functions = json.loads(found)["dependencies"]
+    number = next(one["id"] for one in functions if one["api_name"] == "answer")
+    session = uuid.uuid4().hex
+    body = {"data": data, "fn_index": number, "session_hash": session}
+    status, found = call(address, "gradio_api/queue/join", body)
+    if status != 200:
+        return False, found.decode()
+    _, found = call(address, f"gradio_api/queue/data?session_hash={session}")
+    events = [json.loads(line[6:]) for line in found.decode().splitlines() if line]
+    (last,) = (event for event in events if event["msg"] == "process_completed")
+    return last["success"], json.dumps(last["output"])
+
+
+def test_no_other_file_is_served(address, root, campaign):
+    (root / "runs" / "secret.txt").write_text("a secret of the server")
+    (root / "runs" / ".hidden").write_text("a secret of the server")
+    inside = [root / "runs" / name for name in ("secret.txt", ".hidden", "tiny/better/config.json")]
+    places = [*map(str, inside), "/etc/passwd", "http://a.bc", "runs/secret.txt"]
+    places += ["../../../../etc/passwd", "/tmp/../etc/passwd", "%2e%2e/%2e%2e/etc/passwd"]
+    places += ["/dev/zero", "%00", "x" * 5000, "..%5c..%5cetc", "file:///etc/passwd"]
+    routes = [
+        "gradio_api/file=", "file=", "gradio_api/file/", "gradio_api/proxy=", "static/", "svelte/",
+        "assets/", "gradio_api/stream/a/b/c/", "gradio_api/custom_component/1/server/file/",
+    ]  # fmt: skip
+    for route in routes:
+        for place in places:
+            with campaign.fault("the page's server serves no other file"):
+                status, body = call(address, route + place)
+                assert b"a secret" not in body and b"root:" not in body and b'"stage"' not in body
+                assert status in (400, 403, 404, 405, 422, 500)
+
+
+FORGED = [
+    "/etc/passwd", "runs/secret.txt", "../../etc/passwd", "http://127.0.0.1:1/x.png", "a\0b",
+    "file:///etc/passwd", "x" * 5000, "/dev/zero", "/proc/self/environ", "", ".", "\ud800",
+]  # fmt: skip
+
+
+def test_forged_requests_are_refused(address, root, photos, campaign):
+    _, uploaded = send(address, (photos / "whole.png").read_bytes())
+    kind = {"_type": "gradio.FileData"}
+    (root / "runs" / "secret.txt").write_text("a secret of the server")
+    files = [{"path": path, "meta": kind} for path in [*FORGED, str(root / "runs" / "secret.txt")]]
+    files += [{"path": path, "url": "http://127.0.0.1:1/", "meta": kind} for path in FORGED[:3]]
+    files += ["/etc/passwd", 7, [], {}, {"path": None}, {"meta": kind}, [{"path": "/etc/passwd"}]]
+    requests = [(file, 0) for file in files]
+    good = {"path": uploaded, "meta": kind}
+    requests += [(good, index) for index in (7, -3, "0", None, [0], {}, 10**30)]
+    requests += [(), (good,)]
+    for request in requests:
+        with campaign.fault("a forged request to the page is refused"):
+            succeeded, answer = ask(address, *request)
+            assert not succeeded or "card found" not in answer, request
+            assert "a secret" not in answer and "root:" not in answer
+    for body in (b"", b"{", b"[" * 100_000, b"null", b'{"data": 7}', b'{"fn_index": 99}'):
+        with campaign.fault("a forged request to the page is refused"):
+            status, _ = call(address, "gradio_api/queue/join", body)
+            assert status >= 400
+    for path in ("gradio_api/run/answer", "gradio_api/call/answer", "gradio_api/api/answer"):
+        with campaign.fault("a forged request to the page is refused"):
+            status, _ = call(address, path, {"data": [files[0], 0]})
+            assert status >= 400
+    succeeded, answer = ask(address, good, 0)
+    assert succeeded and "card found" in answer
+
+
+def test_names_of_uploads_lead_nowhere(address, root, photos, campaign):
+    content = (photos / "whole.png").read_bytes()
+    names = [
+        "../../up.png", "/etc/up.png", "..\\..\\up.png", "u" * 300 + ".png", "\u202egnp.png",
+        "é\udcff.png", ".htaccess", "..", "con.png", "a/b/c.png", "-rf.png", "$(reboot).png",
+    ]  # fmt: skip
+    for name in names:
+        with campaign.fault("an upload's name leads nowhere"):
+            status, path = send(address, content, name)
+            if status == 200:
+                assert "/catsdogs-" in path and ".." not in pathlib.Path(path).parts
+                succeeded, answer = ask(
+                    address, {"path": path, "meta": {"_type": "gradio.FileData"}}, 0
+                )
+                assert succeeded and "card found" in answer
+            assert not list(root.rglob("*up.png"))
+    with campaign.fault("an upload of 21 MB is refused"):
+        assert send(address, bytes(21 * 2**20))[0] == 413
+
+
+def test_ten_clients_at_once(address, photos, campaign):
+    """Everybody gets an answer, and the same one; `make torture` prints how soon."""
+    contents = [(photos / name).read_bytes() for name in ("whole.png", "text.jpg")]
+
+    def client(number):
+        found = []
+        for turn in range(campaign.size(2, 20)):
+            began = time.monotonic()
+            broken = (number + turn) % 5 == 0
+            _, path = send(address, contents[broken], f"{number}.png")
+            file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+            succeeded, answer = ask(address, file, 0)
+            assert succeeded and f"card {'refusal' if broken else 'found'}" in answer
+            found.append((time.monotonic() - began, None if broken else answer))
+        return found
+
+    with campaign.fault("ten clients at once are all answered"):
+        with concurrent.futures.ThreadPoolExecutor(10) as executor:
+            found = [one for turns in executor.map(client, range(10)) for one in turns]
+        assert len({answer.partition("data:")[0] for _, answer in found if answer}) == 1
+    seconds = np.array([one for one, _ in found])
+    p50, p99 = np.percentile(seconds, [50, 99])
+    print(f"{len(seconds)} requests of 10 clients: p50 {p50:.2f} s, p99 {p99:.2f} s")
 
 
 def test_server_process_connects_to_nothing(root, tmp_path):

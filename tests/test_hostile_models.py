@@ -163,7 +163,7 @@ HARMFUL = {
     "a layer of 10 to the 30 numbers": ({"config": setting("Dense", units=10**30)}, "damaged"),
     "a layer of no numbers": ({"config": setting("Dense", units=0)}, "damaged"),
     "another end": ({"config": setting("Activation", name="end", activation="relu")}, "sigmoid"),
-    "weights in another file": ({"weights": link(h5py.ExternalLink("/x.h5", "a"))}, "lie elsewhere"),
+    "weights in another": ({"weights": link(h5py.ExternalLink("/x.h5", "a"))}, "lie elsewhere"),
     "weights elsewhere in the file": ({"weights": link(h5py.SoftLink("/b"))}, "lie elsewhere"),
     "weights that are another file": ({"weights": weights(outside)}, "lie elsewhere"),
     "weights composed of other files": ({"weights": weights(virtual)}, "lie elsewhere"),

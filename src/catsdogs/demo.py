@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import logging
 import os
 import pathlib
 import signal
@@ -157,7 +158,10 @@ def serve(choices, host, port, threshold=0.8):
                 f"received {host}:{port}. Choose another --port or --host."
             ) from None
         sys.addaudithook(_refuse_connections)
+        # What a forged request breaks is worth a line: Gradio's own, or none where it is the
+        # server that tells of it.
         traceback.print_exc = _print_refusal
+        logging.getLogger("uvicorn.error").addFilter(lambda record: not record.exc_info)
         print(f"The page is at {blocks.local_url} (Ctrl-C stops it).", flush=True)
         try:
             threading.Event().wait()
