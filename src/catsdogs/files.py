@@ -1,14 +1,19 @@
 """Writing files so that a reader never meets half of one, and the error a user can act on."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import pathlib
 import shutil
-import tempfile
 
-__all__ = ["InputError", "atomic_folder", "atomic_path", "read_json", "sha256_of", "write_json"]
+__all__ = [
+    "PART", "InputError", "atomic_folder", "atomic_path", "read_json", "sha256_of", "write_json",
+]  # fmt: skip
+
+PART = ".part-"
+"""How the names of what is being written begin; a killed process leaves some behind."""
 
 
 class InputError(ValueError):
@@ -23,6 +28,9 @@ class InputError(ValueError):
 def atomic_path(path):
     """Yields a temporary path beside `path`, renamed to it only if the block succeeds.
 
+    It always has the same name, so what a killed process leaves behind is used up by the next one.
+    Who finds another process at work there waits for it.
+
     Args:
         path: The final file, `str` or `Path`; its folder is made if missing.
 
@@ -30,40 +38,67 @@ def atomic_path(path):
         A `Path` in the same folder (so the rename stays on one file system) with the same suffix.
     """
     path = pathlib.Path(path)
+    part = path.with_name(PART + path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = pathlib.Path(name)
-    try:
-        yield temporary
-        # mkstemp makes files private; give the result the permissions any other file would have.
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _locked(part) as handle:
+        os.ftruncate(handle, 0)
+        try:
+            yield part
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        os.replace(part, path)
 
 
 @contextlib.contextmanager
 def atomic_folder(path):
     """Yields a temporary folder beside `path`, renamed to it only if the block succeeds.
 
-    An older folder at `path` is replaced in that moment and not before.
+    As `atomic_path`. An older folder at `path` is replaced in that moment and not before. That
+    takes two renames; if a process is killed between them, the next call begins by moving the older
+    one back.
     """
     path = pathlib.Path(path)
+    part, old, lock = (path.with_name(PART + name + path.name) for name in ("", "old-", "lock-"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    with _locked(lock):
+        try:
+            _settle(path, part, old)
+            part.mkdir()
+            yield part
+            if path.exists():
+                os.replace(path, old)
+            os.replace(part, path)
+        finally:
+            _settle(path, part, old)
+            lock.unlink(missing_ok=True)
+
+
+def _settle(path, part, old):
+    """Leaves one folder, the newer one if it has come so far, and nothing beside it."""
+    if old.exists() and not path.exists():
+        os.replace(old, path)
+    for folder in (part, old):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(path):
+    """Yields a handle of a file, made if missing, that no other process holds in this way."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with contextlib.suppress(OSError):  # some network file systems know no locks
+            # It ends with the process, however that ends.
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        # Who held it until now may have renamed or removed it.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                break
+        os.close(handle)
     try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        if path.exists():
-            old = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-            os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
+        yield handle
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
 
 
 def write_json(path, content):
@@ -97,9 +132,3 @@ def sha256_of(path):
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

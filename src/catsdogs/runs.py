@@ -18,7 +18,7 @@ import platform
 import resource
 import subprocess
 
-from catsdogs.files import InputError, atomic_path, read_json, write_json
+from catsdogs.files import PART, InputError, atomic_path, read_json, write_json
 
 __all__ = [
     "describe_environment",
@@ -47,7 +47,9 @@ def open_run(settings, run_dir, *, resume=False):
         run_dir: The folder. A whole run that lies there is left alone and the next free name is
             taken: `run`, `run-2`, `run-3`. A run that ended before its first epoch did, say for
             a wrong flag, has nothing to lose and is begun anew.
-        resume: Whether to go on with a run that was stopped.
+        resume: Whether to go on with a run that was stopped. It may have been stopped at any
+            moment: one that has not begun is begun, one that is whole (the last, if there are
+            several) is returned as it is.
 
     Returns:
         The folder, a `Path` that holds `config.json`.
@@ -55,23 +57,16 @@ def open_run(settings, run_dir, *, resume=False):
     Raises:
         InputError: If a stopped run lies there and `resume` is false, or if it has other settings.
     """
-    run_dir = pathlib.Path(run_dir)
+    run_dir = newest = pathlib.Path(run_dir)
     number, free = 1, run_dir
     while is_complete(free):
-        number += 1
+        number, newest = number + 1, free
         free = run_dir.with_name(f"{run_dir.name}-{number}")
-    if resume and free != run_dir and not free.exists():
-        raise InputError(
-            f"Expected a run that was stopped, received {run_dir}, which is finished. "
-            "Leave out --resume to train another one."
-        )
+    if resume and not free.exists():
+        free = newest
     present = {path.name for path in free.iterdir()} if free.is_dir() else set()
-    if resume and "config.json" not in present:
-        raise InputError(
-            f"Expected a run that was stopped, found none at {free}. "
-            "Correct --run-dir, or leave out --resume to start."
-        )
-    if {"config.json", "history.csv"} <= present:
+    present = {name for name in present if not name.startswith(PART)}
+    if "config.json" in present and present & {"history.csv", "metrics.json"}:
         started = read_json(free / "config.json")
         if not resume:
             raise InputError(
@@ -90,8 +85,9 @@ def open_run(settings, run_dir, *, resume=False):
             f"Expected a new or empty folder, received {free}, which holds other files. "
             "Choose another --run-dir."
         )
-    write_json(free / "config.json", settings)
-    write_json(free / "environment.json", describe_environment())
+    if not is_complete(free):
+        write_json(free / "config.json", settings)
+        write_json(free / "environment.json", describe_environment())
     return free
 
 

@@ -11,7 +11,9 @@ import math
 import multiprocessing
 import os
 import pathlib
+import signal
 import sys
+import threading
 import types
 
 import numpy as np
@@ -415,8 +417,29 @@ def write_sketches(folder, *, per_class, seed=0, workers=None, animals=CATS_AND_
         return
     # Not fork: it is unsafe once TensorFlow's threads run.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as executor:
-        _count(executor.map(_write_sketch, jobs, chunksize=16), len(jobs))
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_end_with_parent
+    ) as executor:
+        # Ctrl-C reaches the workers too, but is answered here: that they ignore it is inherited.
+        answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            written = executor.map(_write_sketch, jobs, chunksize=16)
+        finally:
+            signal.signal(signal.SIGINT, answer)
+        try:
+            _count(written, len(jobs))
+        finally:
+            executor.shutdown(cancel_futures=True)  # when stopped, do not draw the rest first
+
+
+def _end_with_parent():
+    """Ends this worker when the process that started it is killed, which the pool does not."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _write_sketch(job):
