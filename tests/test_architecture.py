@@ -109,10 +109,10 @@ ALLOWED_KERAS = {
 
 MAX_LINES = 260
 LONG = {
-    "data.sketches": 440,  # one drawing, in many strokes
+    "data.sketches": 475,  # one drawing, in many strokes, and the processes that draw
     "config": 290,  # a line or two of help for every setting
     "measure": 310,  # one piece of the benchmark after the other
-    "stage_run": 290,  # one run from its folder to its metrics
+    "stage_run": 310,  # one run from its folder to its metrics
     "weights": 295,  # 40 lines of pinned digests
     "data.sources": 270,  # every kind of archive
     "data.splits": 285,  # the manifest, and what makes it

@@ -68,7 +68,7 @@ def start(command, place, hash_seed="0"):
     """Starts a script, or Python code after `-c`, in a process group of its own."""
     program = command if command[0] == "-c" else [ROOT / "scripts" / command[0], *command[1:]]
     return subprocess.Popen(
-        [sys.executable, "-W", "error", *map(str, program)],
+        [sys.executable, *map(str, program)],
         cwd=place,
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
         stdout=subprocess.PIPE,
@@ -105,27 +105,36 @@ def send(command, place, moment, number, hash_seed="0"):
 
 
 @contextlib.contextmanager
-def killed_at_random(campaign, promise, command, place, seconds, kills):
-    """Kills a command at random moments, lets it finish, and counts if the block within raises.
+def stopped_at_random(campaign, name, command, place, seconds, signals):
+    """Stops a command at random moments, lets it finish, and counts if the block within raises.
 
     Args:
+        name: What it does.
         seconds: How long it takes undisturbed.
-        kills: How often it is killed, resumed attempts too; less often if it is done sooner.
+        signals: What it is sent, one after the other, resumed attempts too.
 
     Yields:
-        How often it was.
+        How many of them found it at work: it may be done sooner.
     """
-    random = campaign.random(f"{promise} {command}")
+    random = campaign.random(name)
     with contextlib.ExitStack() as faults:
-        for number in range(1, kills + 1):
-            moment = random.uniform(0, seconds)
-            code, output, errors = send(command, place, moment, signal.SIGKILL, str(number))
+        number = 0
+        for kind in signals:
+            # Until Python has loaded the first modules, nobody can answer.
+            moment = random.uniform(0 if kind == signal.SIGKILL else 0.3, 1) * seconds
+            code, output, errors = send(command, place, moment, kind, hash_seed=str(number))
             if code == 0:
-                number -= 1
                 break
-            faults.enter_context(campaign.fault(promise))
-            assert code == -signal.SIGKILL, output + errors
-        finish(command, place, "random")
+            faults.enter_context(campaign.fault(f"{kind.name} at a random moment: {name}"))
+            if kind == signal.SIGKILL:
+                assert code == -kind, output + errors
+            else:
+                assert code == 130, output + errors
+                line = errors.splitlines()[-1]
+                assert re.fullmatch(rf"{command[0]}: Stopped( after .*)?\. (Go on|Give) .*\.", line)
+                assert "Traceback" not in errors and "KeyboardInterrupt" not in errors
+            number += 1
+        finish(command, place, hash_seed="random")
         yield number
 
 
@@ -165,31 +174,34 @@ def left_in(place):
     return found
 
 
-def kill_campaign(campaign, promise, command, make_place, kills):
-    """Compares what a command leaves when it is killed `kills` times with what it leaves if not.
+def stop_campaign(campaign, name, command, make_place, **counts):
+    """Compares what a command leaves when it is stopped again and again with what it leaves if not.
 
     Args:
+        name: What it does.
         make_place: Makes a working folder, given its path.
+        counts: How often it is sent each signal; up to four stops are of one run.
     """
     folder = make_place("undisturbed")
     seconds, expected = finish(command, folder), left_in(folder)
-    while kills > 0:
-        folder = make_place(f"killed-{kills}")
-        wanted = min(kills, 4)
-        with killed_at_random(campaign, promise, command, folder, seconds, wanted) as number:
+    signals = [signal.Signals[kind] for kind, count in counts.items() for _ in range(count)]
+    campaign.random(name).shuffle(signals)
+    while signals:
+        folder = make_place(f"stopped-{len(signals)}")
+        with stopped_at_random(campaign, name, command, folder, seconds, signals[:4]) as number:
             assert left_in(folder) == expected
-        kills -= number
+        del signals[:number]
 
 
 @pytest.mark.parametrize("command", [PREPARE, SKETCHES], ids=["folder", "sketches"])
-def test_prepare_killed_at_random(campaign, pictures, tmp_path, command):
+def test_prepare_stopped_at_random(campaign, pictures, tmp_path, command):
     def make_place(name):
         (tmp_path / name).mkdir()
         (tmp_path / name / "pictures").symlink_to(pictures)
         return tmp_path / name
 
-    kills = campaign.size(1, 10)
-    kill_campaign(campaign, "killed at random: preparing", command, make_place, kills)
+    counts = {"SIGKILL": campaign.size(1, 10), "SIGINT": campaign.size(1, 10)}
+    stop_campaign(campaign, "preparing", command, make_place, **counts)
 
 
 def test_prepare_killed_before_every_rename(campaign, pictures, tmp_path):
@@ -200,7 +212,7 @@ def test_prepare_killed_before_every_rename(campaign, pictures, tmp_path):
         finish([*PREPARE, "--train", "32"], tmp_path / name)
     command = [*PREPARE, "--overwrite"]
     finish(command, tmp_path / "undisturbed")
-    with campaign.fault("killed before a rename: preparing"):
+    with campaign.fault("SIGKILL before a rename: preparing"):
         targets = killed_at_renames(".*", command, tmp_path / "killed")
         assert targets == ["manifest.json", ".part-old-new", "new", "new"]
         assert left_in(tmp_path / "killed") == left_in(tmp_path / "undisturbed")
@@ -284,8 +296,7 @@ def test_download_killed_at_random(campaign, tmp_path, monkeypatch):
             (tmp_path / name).mkdir()
             return tmp_path / name
 
-        kills = campaign.size(2, 20)
-        kill_campaign(campaign, "killed at random: download", command, make_place, kills)
+        stop_campaign(campaign, "download", command, make_place, SIGKILL=campaign.size(2, 20))
         server.shutdown()
     assert (tmp_path / "undisturbed" / "data" / "cats.zip").read_bytes() == content
 
@@ -295,11 +306,12 @@ def test_download_killed_at_random(campaign, tmp_path, monkeypatch):
     [(SCRATCH, 0), (EXTRACT, 0), (HEAD, 0), (FINETUNE, 1)],
     ids=["scratch", "extraction", "head", "finetune"],
 )
-def test_training_killed_at_random(
+def test_training_stopped_at_random(
     campaign, request, vgg16_weights, data_dir, tmp_path, command, fast
 ):
-    kills = campaign.size(fast, 20)
-    if not kills:
+    counts = {"SIGKILL": campaign.size(fast, 20), "SIGINT": campaign.size(fast, 5)}
+    counts["SIGTERM"] = campaign.size(0, 2)
+    if not any(counts.values()):
         pytest.skip("only in make torture")
     finished = new_place(tmp_path, data_dir)
     if command is HEAD:  # the features are there
@@ -310,7 +322,7 @@ def test_training_killed_at_random(
         return pathlib.Path(shutil.copytree(finished / "data", tmp_path / name / "data")).parent
 
     stage = request.node.callspec.id
-    kill_campaign(campaign, f"killed at random: {stage}", command, make_place, kills)
+    stop_campaign(campaign, stage, command, make_place, **counts)
 
 
 @pytest.mark.parametrize("command", [SCRATCH, FINETUNE], ids=["scratch", "finetune"])
@@ -321,41 +333,16 @@ def test_training_killed_before_every_rename(
     if stage == "finetune" and not campaign.report:
         pytest.skip("only in make torture")
     # Those after which a careless order would lose something.
-    pattern = ".*" if campaign.report else r"history\.csv|epoch-0001\.npz|metrics\.json"
+    pattern = ".*" if campaign.report else r"epoch-0001\.npz|metrics\.json"
     for name in ("undisturbed", "killed"):
         new_place(tmp_path / name, data_dir)
     killed_at_renames("none", command, tmp_path / "undisturbed")
     with contextlib.ExitStack() as faults:
         targets = killed_at_renames(pattern, command, tmp_path / "killed")
         for _ in targets:
-            faults.enter_context(campaign.fault(f"killed before a rename: {stage}"))
-        assert {"history.csv", "epoch-0001.npz", "metrics.json"} <= set(targets)
+            faults.enter_context(campaign.fault(f"SIGKILL before a rename: {stage}"))
+        assert {"epoch-0001.npz", "metrics.json"} <= set(targets)
         assert left_in(tmp_path / "killed") == left_in(tmp_path / "undisturbed")
-
-
-@pytest.mark.parametrize(
-    "command", [SKETCHES, FINETUNE], ids=["sketches", "finetune"],
-)  # fmt: skip
-def test_ctrl_c_at_random(campaign, request, vgg16_weights, data_dir, tmp_path, command):
-    """One line says how to go on, whatever is going on."""
-    name = request.node.callspec.id
-    random = campaign.random(name)
-    seconds = finish(command, new_place(tmp_path / "undisturbed", data_dir))
-    for number in range(campaign.size(2, 20)):
-        place = new_place(tmp_path / str(number), data_dir)
-        # Python itself takes a moment until it can be asked to be polite.
-        moment = random.uniform(0.1, 0.95) * seconds
-        kind = random.choice([signal.SIGINT, signal.SIGTERM])
-        with campaign.fault(f"{kind.name} at random: {name}"):
-            code, output, errors = send(command, place, moment, kind)
-            if code == 0:
-                continue
-            assert code == 130, output + errors
-            *_, line = errors.splitlines()
-            assert re.fullmatch(rf"{command[0]}: Stopped( after .*)?\. (Go on|Give) .*\.", line)
-            assert "Traceback" not in errors and "KeyboardInterrupt" not in errors
-    finish(command, place)
-    assert left_in(place) == left_in(tmp_path / "undisturbed")
 
 
 def test_workers_end_with_the_process_that_is_killed_alone(campaign, tmp_path):
@@ -363,7 +350,7 @@ def test_workers_end_with_the_process_that_is_killed_alone(campaign, tmp_path):
     try:
         while len(in_group(process.pid)) < 3:
             time.sleep(0.1)
-        with campaign.fault("killed alone: workers end too"):
+        with campaign.fault("SIGKILL of the parent alone: workers end too"):
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             end = time.monotonic() + 60
@@ -376,12 +363,24 @@ def test_workers_end_with_the_process_that_is_killed_alone(campaign, tmp_path):
         process.communicate()
 
 
+def test_a_worker_that_is_killed_is_one_line(campaign, tmp_path):
+    process = start(SKETCHES[:4], tmp_path)
+    while len(workers := in_group(process.pid)) < 3:
+        time.sleep(0.1)
+    with campaign.fault("SIGKILL of a worker alone: one line"):
+        os.kill(max(workers), signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 2, errors
+        assert re.fullmatch(r"prepare_data\.py: Expected .* again\.\n", errors), errors
+    assert not (tmp_path / "data" / "new").exists()
+
+
 def in_group(group):
-    """The processes of a group that have not ended."""
+    """The ids of a group's processes that have not ended."""
     found = []
     for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, _, number, *_ = path.read_text().rpartition(")")[2].split()
             if int(number) == group and state != "Z":
-                found.append(path)
+                found.append(int(path.parent.name))
     return found
