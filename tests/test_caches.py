@@ -13,7 +13,7 @@ from other_process import start
 from catsdogs import caches
 from catsdogs.data.images import load_split
 from catsdogs.data.splits import load_manifest
-from catsdogs.files import InputError, atomic_folder, atomic_path, is_temporary, write_json
+from catsdogs.files import PART, InputError, atomic_folder, atomic_path, write_json
 
 
 @pytest.fixture
@@ -43,6 +43,10 @@ def kill_while_writing(code):
     code += "\n    os.kill(os.getpid(), signal.SIGKILL)"
     killed = subprocess.run([sys.executable, "-c", prelude + code])
     assert killed.returncode == -signal.SIGKILL
+
+
+def is_temporary(path):
+    return path.name.startswith(PART)
 
 
 def kept(folder):
@@ -111,20 +115,19 @@ def test_what_killed_processes_leave_is_swept(place, campaign):
 
 def test_the_last_copy_is_no_leftover(place):
     """Killed after the old data set was taken away and before the new one had its place."""
-    os.rename("data/small", "data/.small-old-abcd1234")
+    os.rename("data/small", "data/.part-old-small")
     assert not any("small" in str(cache.paths) for cache in caches.list_caches())
-    shutil.copytree("data/.small-old-abcd1234", "data/small")
-    assert any("small-old" in str(cache.paths) for cache in caches.list_caches())
+    shutil.copytree("data/.part-old-small", "data/small")
+    assert any("old-small" in str(cache.paths) for cache in caches.list_caches())
 
 
 def test_hidden_things_of_others_are_no_leftovers(place):
-    (place / "data" / ".my-settings").mkdir()  # eight letters, as temporary names have
-    (place / "data" / ".my-settings" / "letter.txt").write_text("dear")
+    (place / "data" / ".part-2").mkdir()
+    (place / "data" / ".part-2" / "letter.txt").write_text("dear")
+    (place / "data" / ".my-settings").mkdir()
     (place / "data" / ".gitignore").touch()
-    assert not any("my-settings" in str(cache.paths) for cache in caches.list_caches())
-    with atomic_path(place / "f.npy") as path, atomic_folder(place / "g") as folder:
-        assert is_temporary(path) and is_temporary(folder)
-    assert not is_temporary("f.npy") and not is_temporary(".gitignore")
+    listed = str([cache.paths for cache in caches.list_caches()])
+    assert ".part-2" not in listed and "my-settings" not in listed and "gitignore" not in listed
 
 
 def test_what_is_in_use_is_left_alone(place):

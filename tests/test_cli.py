@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
 
@@ -13,6 +14,17 @@ from catsdogs import cli, config
 from catsdogs.files import InputError
 
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
+
+
+@pytest.fixture(autouse=True)
+def keep_signal_handlers(monkeypatch):
+    """`cli.run` changes how the process answers Ctrl-C, since it ends it."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
 
 
 def run_script(name, *arguments, cwd=ROOT):
@@ -146,3 +158,36 @@ def test_a_programming_error_is_not_hidden():
         cli.run(main)
     with pytest.raises(ConnectionError):
         cli.run(lambda: (_ for _ in ()).throw(ConnectionError()))
+
+
+STOP = """
+import os, signal, sys, time
+from catsdogs import cli
+{after}
+class Mortal:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)  # Python ignores what is raised here
+def main():
+    {main}
+    time.sleep(60)
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"after": "os.kill(os.getpid(), signal.SIGINT)"},
+        {"main": "os.kill(os.getpid(), signal.SIGINT)"},
+        {"main": "os.kill(os.getpid(), signal.SIGTERM)"},
+        {"main": "os.kill(os.getpid(), signal.SIGHUP)"},
+        {"main": "Mortal()"},
+    ],
+)
+def test_a_stop_is_one_line(parts):
+    code = STOP.format(**{"after": "", "main": "pass", **parts})
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=50
+    )
+    assert finished.returncode == 130
+    assert finished.stderr == "-c: Stopped. Give the same command again.\n"

@@ -215,3 +215,18 @@ def test_both_go_on_from_the_shorter_file(open_store, loaded_rows, tmp_path):
     np.testing.assert_array_equal(store.features(IMAGES, "train", keep_cut=True), whole[None])
     np.testing.assert_array_equal(store.features(IMAGES, "train", cut=CUT), whole[CUT])
     assert loaded_rows == [(0, 32, 64), (0, 64, 70)] and store.reused
+
+
+def test_what_a_kill_between_two_files_left_is_completed_in_the_same_batches(
+    open_store, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(features, "_BATCH_PIXELS", 24 * SIZE**2)
+    whole = np.array(open_store().features(IMAGES, "train", keep_cut=True))
+    (path,) = tmp_path.glob("*average_pool*")
+    path.unlink()
+    seen, read_rows = [], features.read_rows
+    monkeypatch.setattr(
+        features, "read_rows", lambda array, rows: seen.append(rows) or read_rows(array, rows)
+    )
+    np.testing.assert_array_equal(open_store().features(IMAGES, "train"), whole)
+    assert seen == [slice(0, 24), slice(24, 48), slice(48, 70)]

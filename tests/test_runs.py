@@ -54,7 +54,8 @@ def test_finished_runs_are_left_alone(tmp_path):
     before = {path: path.read_bytes() for path in first.iterdir()}
     second = open_run({**SETTINGS, "seed": 1}, tmp_path / "run")
     finish(second)
-    with pytest.raises(InputError, match=r"which is finished.*Leave out --resume"):
+    assert open_run({**SETTINGS, "seed": 1}, tmp_path / "run", resume=True) == second
+    with pytest.raises(InputError, match=r"run-2 was started with: seed=1 \(not 0\)"):
         open_run(SETTINGS, tmp_path / "run", resume=True)
     third = open_run(SETTINGS, tmp_path / "run")
     assert [second.name, third.name] == ["run-2", "run-3"]
@@ -70,10 +71,12 @@ def test_stopped_run_needs_resume(stopped):
     assert runs.read_history(stopped)["loss"][0] == 0.7
 
 
-def test_resume_needs_something_to_resume(tmp_path):
-    with pytest.raises(InputError, match=r"found none at .*Correct --run-dir"):
-        open_run(SETTINGS, tmp_path / "misspelt", resume=True)
-    assert not (tmp_path / "misspelt").exists()
+def test_resume_starts_what_was_stopped_before_it_began(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".part-config.json").touch()  # killed while it was written
+    for resume in (True, False):
+        assert open_run(SETTINGS, tmp_path / "run", resume=resume) == tmp_path / "run"
+    assert open_run(SETTINGS, tmp_path / "new", resume=True) == tmp_path / "new"
 
 
 def test_unfinished_runs_are_left_out_among_several(tmp_path, stopped):

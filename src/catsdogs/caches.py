@@ -11,7 +11,7 @@ import pathlib
 import re
 import shutil
 
-from catsdogs.files import InputError, hold, is_temporary
+from catsdogs.files import PART, InputError, hold
 
 __all__ = ["Cache", "clear_caches", "describe_caches", "list_caches"]
 
@@ -60,14 +60,16 @@ def list_caches(data_root="data", runs_root="runs", data_dir=None):
                 "Correct --data-dir, or leave it out to see all of data/."
             )
         return _of_data_set(pathlib.Path(data_dir))
-    found = []
+    found, half_written = [], collections.defaultdict(list)
     for path in _inside(pathlib.Path(data_root)):
-        if (path / "manifest.json").is_file():
+        if origin := _data_set_of(path):
+            half_written[origin].append(path)
+        elif (path / "manifest.json").is_file():
             found += _of_data_set(path)
         elif path.name.endswith(".part"):
             found += _measure(path.parent, "leftovers", "unfinished download, goes on", [path])
-        elif origin := _data_set_of(path):
-            found += _measure(origin, "leftovers", _TEMPORARY, [path])
+    for origin, paths in half_written.items():
+        found += _measure(origin, "leftovers", _TEMPORARY, paths)
     for run_dir in sorted(pathlib.Path(runs_root).glob("*/*/")):
         left = [path for place in (run_dir, run_dir / "state") for path in _temporary(place)]
         found += _measure(run_dir, "leftovers", _TEMPORARY, left)
@@ -133,19 +135,18 @@ def _inside(folder):
 
 
 def _temporary(folder):
-    return [path for path in _inside(folder) if is_temporary(path)]
+    return [path for path in _inside(folder) if path.name.startswith(PART)]
 
 
 def _data_set_of(path):
     """The data set that a temporary folder was meant to be or has been, `None` if it is neither."""
-    if not (is_temporary(path) and {inside.name for inside in _inside(path)} <= _DATA_SET):
+    name = path.name.removeprefix(PART)
+    if name == path.name or not {inside.name for inside in _inside(path)} <= _DATA_SET:
         return None
-    name = path.name[1:].rpartition("-")[0]
-    replaced = path.with_name(name.removesuffix("-old"))
-    if name.endswith("-old") and not (replaced / "manifest.json").is_file():
-        return (
-            None  # killed between taking it away and putting the new one there: it is all we have
-        )
+    is_old = name.startswith("old-")
+    replaced = path.with_name(name.removeprefix("old-").removeprefix("lock-"))
+    if is_old and not (replaced / "manifest.json").is_file():
+        return None  # killed between taking it away and putting the new one there: the only copy
     return replaced
 
 

@@ -3,14 +3,17 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import importlib
 import io
 import itertools
 import logging
 import os
 import pathlib
+import signal
 import sys
 import tempfile
+import threading
 
 import tyro
 
@@ -33,9 +36,10 @@ _USERS_ERRNO = (
     errno.ENAMETOOLONG,
 )  # fmt: skip
 
-_TRAINED = "Go on after the last whole epoch with the same command and --resume."
+_TRAINED = "Go on with the same command and --resume."
 _GO_ON = dict.fromkeys(("train_scratch.py", "train_feature_extract.py", "finetune.py"), _TRAINED)
 _GO_ON["demo.py"] = "The page is closed."
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, `kill`, a closed terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +51,7 @@ class StagePlaces:
     run_dir: str | None = None
     """Folder for the results; by default runs/DATASET/STAGE-PRESET-VARIANT-seedN."""
     resume: bool = False
-    """Go on with a run that was stopped, from its last whole epoch."""
+    """Go on with a run that was stopped, from its last whole epoch; without one, start."""
     tensorboard: bool = False
     """Also write event files to tensorboard/ in the run folder, for: tensorboard --logdir runs"""
 
@@ -160,12 +164,18 @@ def run(main):
     """Runs a script's `main` and ends the process.
 
     Exit codes: 0 done; 2 the input cannot be used, the disk is full or the folder read-only, each
-    said in one line; 130 stopped with Ctrl-C; 141 nobody reads the output any more, as with `head`.
+    said in one line; 130 stopped with Ctrl-C, by `kill` or with the terminal; 141 nobody reads the
+    output any more, as with `head`.
     """
     script = pathlib.Path(sys.argv[0]).name
+    for number in _STOPS:
+        if signal.getsignal(number) == signal.SIG_DFL:  # not with `nohup`
+            signal.signal(number, signal.default_int_handler)
+    sys.unraisablehook = functools.partial(_stop_a_little_later, sys.unraisablehook)
     try:
         try:
             main()
+            _ignore_stops()
         finally:  # here, where a full disk below `> answers.csv` can still be told
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -174,10 +184,8 @@ def run(main):
     except BrokenPipeError:
         _drop_output()
         sys.exit(141)
-    except KeyboardInterrupt:
-        sys.exit(
-            _say(f"{script}: Stopped. {_GO_ON.get(script, 'Give the same command again.')}", 130)
-        )
+    except KeyboardInterrupt as stop:
+        sys.exit(_stopped(stop))
     except Exception as error:
         # HDF5 and TensorFlow raise errors of their own, which name the cause only in their text.
         full = os.strerror(errno.ENOSPC) in str(error)
@@ -203,6 +211,41 @@ def _drop_output():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _stopped(stop):
+    """Says where things stand and how to go on; returns the exit code."""
+    _ignore_stops()
+    script = pathlib.Path(sys.argv[0]).name
+    place = f" {stop}" if str(stop) else ""
+    go_on = _GO_ON.get(script, "Give the same command again.")
+    return _say(f"{script}: Stopped{place}. {go_on}", 130)
+
+
+def _ignore_stops():
+    """Leaving takes a moment, in which nothing is left that could be stopped."""
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _stop_a_little_later(answer, ignored):
+    """Asks again where Python cannot pass Ctrl-C on: in what it calls when an object dies.
+
+    Args:
+        answer: The hook for all other exceptions that are ignored there.
+        ignored: What `sys.unraisablehook` is given.
+    """
+    if issubclass(ignored.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGINT]).start()
+    else:
+        answer(ignored)
+
+
+def _answer_early_stop(kind, error, traceback):
+    """Ctrl-C while a script still loads what it needs, before `run` watches over it."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.exit(_stopped(error))
+    sys.__excepthook__(kind, error, traceback)
+
+
 def _say(message, code):
     print(message, file=sys.stderr)
     return code
@@ -224,3 +267,7 @@ def usable_runs(run_dirs):
     for path in finished:
         runs.load_run(path)
     return finished
+
+
+# What scripts import after this module takes part of a second.
+sys.excepthook = _answer_early_stop

@@ -125,7 +125,9 @@ class FeatureStore:
             load = functools.partial(image_view, images, view=view)
             model = self._models[names]
         label = f"{' and '.join(names)} features, {split} view {view}"
-        _extract(paths, model, load, len(images), label)
+        # The same batches whatever is fed, since the last bits might depend on them.
+        size = max(1, min(_BATCH_SIZE, int(_BATCH_PIXELS / self._image_size**2)))
+        _extract(paths, model, load, len(images), size, label)
 
     def _path(self, images, split, view, cut):
         content = {
@@ -161,14 +163,17 @@ def _partial(path):
     return path.with_suffix(".npy.partial")
 
 
-def _extract(paths, model, load, num_rows, label):
-    """Runs a model over `load(slice)` for all rows; each of its outputs becomes one of `paths`."""
+def _extract(paths, model, load, num_rows, size, label):
+    """Runs a model over `load(slice)` for all rows; each of its outputs becomes one of `paths`.
+
+    Args:
+        size: Rows a batch.
+    """
     with contextlib.ExitStack() as stack:
         files = [
             stack.enter_context(_PartialFile(path, (num_rows, *output.shape[1:])))
             for path, output in zip(paths, model.outputs, strict=True)
         ]
-        size = max(1, min(_BATCH_SIZE, int(_BATCH_PIXELS / math.prod(model.input.shape[1:3]))))
         # Whole batches alone, so that every row is computed in the batch it always is in.
         finished = min(file.num_rows() for file in files) // size * size
         for file in files:

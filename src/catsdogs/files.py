@@ -1,34 +1,24 @@
 """Writing files so that a reader never meets half of one, and the error a user can act on."""
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
 import os
 import pathlib
-import re
 import shutil
 import sys
-import tempfile
 
 from catsdogs.fields import check_fields
 
 __all__ = [
-    "MAX_PICTURE_BYTES",
-    "InputError",
-    "atomic_folder",
-    "atomic_path",
-    "hold",
-    "is_temporary",
-    "read_json",
-    "sha256_of",
-    "write_json",
-]
+    "MAX_PICTURE_BYTES", "PART", "InputError", "atomic_folder", "atomic_path", "hold", "read_json",
+    "sha256_of", "write_json",
+]  # fmt: skip
 
 MAX_PICTURE_BYTES = 256 * 2**20  # a larger file is no picture, and is never read into memory
-# What `tempfile` makes of the prefixes below, and nobody else's hidden files.
-_TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}(\.[a-z0-9]+)?")
+PART = ".part-"
+"""How the names of what is being written begin; a killed process leaves some behind."""
 _held = set()  # the folders that this process holds, each by its device and inode
 
 
@@ -44,7 +34,9 @@ class InputError(ValueError):
 def atomic_path(path):
     """Yields a temporary path beside `path`, renamed to it only if the block succeeds.
 
-    The content is on the disk before the rename is, so a power cut leaves the old file or the new.
+    It always has the same name, so what a killed process leaves behind is used up by the next one.
+    Who finds another process at work there waits for it. The content is on the disk before the
+    rename is, so a power cut leaves the old file or the new.
 
     Args:
         path: The final file, `str` or `Path`; its folder is made if missing.
@@ -53,49 +45,50 @@ def atomic_path(path):
         A `Path` in the same folder (so the rename stays on one file system) with the same suffix.
     """
     path = pathlib.Path(path)
+    part = path.with_name(PART + path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = pathlib.Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        # mkstemp makes files private; give the result the permissions any other file would have.
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _locked(part) as handle:
+        os.ftruncate(handle, 0)
+        try:
+            yield part
+            with open(part, "rb") as written:
+                os.fsync(written.fileno())
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        os.replace(part, path)
 
 
 @contextlib.contextmanager
 def atomic_folder(path):
     """Yields a temporary folder beside `path`, renamed to it only if the block succeeds.
 
-    An older folder at `path` is replaced in that moment and not before.
+    As `atomic_path`. An older folder at `path` is replaced in that moment and not before. That
+    takes two renames; if a process is killed between them, the next call begins by moving the older
+    one back.
     """
     path = pathlib.Path(path)
+    part, old, lock = (path.with_name(PART + name + path.name) for name in ("", "old-", "lock-"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
+    with _locked(lock):
         try:
-            os.replace(temporary, path)  # over an empty folder too
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            old = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-            os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            _settle(path, part, old)
+            part.mkdir()
+            yield part
+            if path.exists():
+                os.replace(path, old)
+            os.replace(part, path)
+        finally:
+            _settle(path, part, old)
+            lock.unlink(missing_ok=True)
 
 
-def is_temporary(path):
-    """Whether a path is named like what `atomic_path` and `atomic_folder` leave if killed."""
-    return _TEMPORARY.fullmatch(pathlib.Path(path).name) is not None
+def _settle(path, part, old):
+    """Leaves one folder, the newer one if it has come so far, and nothing beside it."""
+    if old.exists() and not path.exists():
+        os.replace(old, path)
+    for folder in (part, old):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -119,19 +112,31 @@ def hold(folder, *, shared=False, wait=False):
     if shared and not folder.is_dir():
         yield
         return
+
+    def answer_others():
+        if not wait:
+            raise InputError(
+                f"Expected {folder} to be free, received a folder that another process uses. "
+                "Wait until that one has ended, or choose another folder."
+            )
+        print(f"Waiting for another process that uses {folder}.", file=sys.stderr, flush=True)
+
     made, handle = [], None
     try:
         while handle is None:
             made += [place for place in (folder, *folder.parents) if not place.exists()]
             folder.mkdir(parents=True, exist_ok=True)
-            handle, identity = _lock(folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
-        outermost = identity not in _held
+            if _identity(folder) in _held:
+                yield
+                return
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            handle = _lock(folder, os.O_RDONLY, kind, answer_others)
+        identity = _identity(folder)
         _held.add(identity)
         try:
             yield
         finally:
-            if outermost:
-                _held.remove(identity)
+            _held.remove(identity)
     finally:
         if handle is not None:
             # Before the lock ends, or another process might just have begun to use the folder.
@@ -141,33 +146,50 @@ def hold(folder, *, shared=False, wait=False):
             os.close(handle)
 
 
-def _lock(folder, kind, wait):
-    """Locks a folder and returns (file descriptor, identity); (`None`, `None`) if it was replaced
-    or taken away meanwhile."""
-    handle = os.open(folder, os.O_RDONLY)
+@contextlib.contextmanager
+def _locked(path):
+    """Yields a handle of a file, made if missing, that nobody else holds in this way."""
+    handle = None
+    while handle is None:
+        handle = _lock(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
     try:
-        found = os.fstat(handle)
-        identity = found.st_dev, found.st_ino
-        if identity in _held:
-            return handle, identity
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _lock(path, flags, kind, answer_others=None):
+    """Opens and locks a file or folder; the lock ends with the process, however that ends.
+
+    Args:
+        answer_others: Called before waiting for another process.
+
+    Returns:
+        A file descriptor, or `None` if who held it until now has renamed or removed it.
+    """
+    handle = os.open(path, flags, 0o666)
+    try:
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            if not wait:
-                raise InputError(
-                    f"Expected {folder} to be free, received a folder that another process uses. "
-                    "Wait until that one has ended, or choose another folder."
-                ) from None
-            print(f"Waiting for another process that uses {folder}.", file=sys.stderr, flush=True)
+            if answer_others:
+                answer_others()
             fcntl.flock(handle, kind)
+        except OSError:
+            pass  # some network file systems know no locks
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(found, os.stat(folder)):
-                return handle, identity
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
     except BaseException:
         os.close(handle)
         raise
     os.close(handle)
-    return None, None
+    return None
+
+
+def _identity(path):
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 def write_json(path, content):
@@ -212,9 +234,3 @@ def sha256_of(path):
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -139,11 +139,9 @@ def climb(steps, data_dir, root, *, evaluate=True, minutes=math.inf):
             _check_data(run_dir, data_dir)
         else:
             command = [scripts / f"{step.script}.py", *step.flags]
-            command += ["--data-dir", data_dir, "--run-dir", run_dir]
+            command += ["--data-dir", data_dir, "--run-dir", run_dir, "--resume"]
             if step.start:
                 command += ["--start", pathlib.Path(root) / step.start]
-            if (run_dir / "config.json").exists():
-                command += ["--resume"]
             _run(command, step.name)
         if evaluate and "test" not in read_json(run_dir / "metrics.json"):
             _run([scripts / "evaluate.py", "--flip", run_dir], f"evaluation of {step.name}")

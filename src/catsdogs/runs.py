@@ -21,7 +21,7 @@ import shutil
 import subprocess
 
 from catsdogs.fields import FRACTION, check_fields, number
-from catsdogs.files import InputError, atomic_path, hold, read_json, write_json
+from catsdogs.files import PART, InputError, atomic_path, hold, read_json, write_json
 from catsdogs.tables import CONFIG, METRICS
 
 __all__ = [
@@ -54,7 +54,9 @@ def open_run(settings, run_dir, *, resume=False):
         run_dir: The folder. A whole run that lies there is left alone and the next free name is
             taken: `run`, `run-2`, `run-3`. A run that ended before its first epoch did, say for
             a wrong flag, has nothing to lose and is begun anew.
-        resume: Whether to go on with a run that was stopped.
+        resume: Whether to go on with a run that was stopped. It may have been stopped at any
+            moment: one that has not begun is begun, one that is whole (the last, if there are
+            several) is returned as it is.
 
     Yields:
         The folder, a `Path` that holds `config.json`.
@@ -63,23 +65,21 @@ def open_run(settings, run_dir, *, resume=False):
         InputError: If a stopped run lies there and `resume` is false, if it has other settings, or
             if another process is at it.
     """
-    run_dir = pathlib.Path(run_dir)
+    run_dir = newest = pathlib.Path(run_dir)
     number, free = 1, run_dir
     while is_complete(free):
-        number += 1
+        number, newest = number + 1, free
         free = run_dir.with_name(f"{run_dir.name}-{number}")
-    if resume and free != run_dir and not free.exists():
-        raise InputError(
-            f"Expected a run that was stopped, received {run_dir}, which is finished. "
-            "Leave out --resume to train another one."
-        )
+    if resume and not free.exists():
+        free = newest
     if free.is_file():
         raise _foreign(free)
     with hold(free):
-        present = {path.name for path in free.iterdir()}
+        present = {path.name for path in free.iterdir() if not path.name.startswith(PART)}
         _check_place(settings, free, present, resume)
-        write_json(free / "config.json", settings)
-        write_json(free / "environment.json", describe_environment())
+        if "metrics.json" not in present:
+            write_json(free / "config.json", settings)
+            write_json(free / "environment.json", describe_environment())
         try:
             yield free
         except InputError:
@@ -93,14 +93,9 @@ def open_run(settings, run_dir, *, resume=False):
 
 def _check_place(settings, free, present, resume):
     """Refuses a folder that a run cannot take, by the names of what is `present` in it."""
-    if "metrics.json" in present:  # another process has finished it in this moment
+    if "metrics.json" in present and not resume:  # another process has finished it in this moment
         raise _foreign(free)
-    if resume and "config.json" not in present:
-        raise InputError(
-            f"Expected a run that was stopped, found none at {free}. "
-            "Correct --run-dir, or leave out --resume to start."
-        )
-    if {"config.json", "history.csv"} <= present:
+    if "config.json" in present and present & {"history.csv", "metrics.json"}:
         started = read_json(free / "config.json")
         if not resume:
             raise InputError(

@@ -95,6 +95,18 @@ class StageRun:
     def __exit__(self, *error):
         self._places.__exit__(*error)
 
+    @property
+    def outcome(self):
+        """Run folder and metrics of a run that was to be resumed and is whole already, or `None`.
+
+        It may have been stopped in its very last moment.
+        """
+        if not runs.is_complete(self.run_dir):
+            return None
+        print("This run is finished.", flush=True)
+        self._clear_state()
+        return self.run_dir, runs.load_run(self.run_dir)[1]
+
     def is_of_these_pictures(self, run_dir):
         """Whether a finished run was trained on this data set in its present state."""
         return runs.load_run(run_dir)[1]["dataset_digest"] == self._manifest.digest
@@ -271,8 +283,11 @@ class StageRun:
             "environment": read_json(self.run_dir / "environment.json"),
         }
         write_json(self.run_dir / "metrics.json", metrics)
-        shutil.rmtree(self.run_dir / "state", ignore_errors=True)
+        self._clear_state()
         return self.run_dir, metrics
+
+    def _clear_state(self):
+        shutil.rmtree(self.run_dir / "state", ignore_errors=True)
 
     def _timing(self, resumed):
         """What the seconds stand for: all there is to do, or training on cached features alone."""

@@ -27,7 +27,8 @@ def train_scratch(config, data_dir=None, run_dir=None, *, resume=False, tensorbo
         config: A `ScratchConfig`.
         data_dir: A prepared data set, or `None` for `find_data_dir`.
         run_dir: The run folder, or `None` for `runs/DATASET/STAGE-PRESET-VARIANT-seedN`.
-        resume: Whether to go on with a run that was stopped.
+        resume: Whether to go on with a run that was stopped, at whatever moment; a whole one is
+            returned as it is.
         tensorboard: Whether to write TensorBoard's event files to `run_dir/tensorboard` too.
 
     Returns:
@@ -38,6 +39,8 @@ def train_scratch(config, data_dir=None, run_dir=None, *, resume=False, tensorbo
     """
     places = data_dir, run_dir, resume, tensorboard
     with StageRun("scratch", config, config.augmentation, *places) as stage:
+        if outcome := stage.outcome:
+            return outcome
         config = stage.config
         train = stage.load("train", config.image_size)
         validation = stage.load("validation", config.image_size)
@@ -76,6 +79,8 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
     """
     places = data_dir, run_dir, resume, tensorboard
     with StageRun("feature_extract", config, config.variant, *places) as stage:
+        if outcome := stage.outcome:
+            return outcome
         config = stage.config
         # First, so that a wrong --weights is told before the minutes of decoding.
         conv_base = models.build_vgg16_base(config.image_size, config.pooling, config.weights)
@@ -123,6 +128,8 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
     """
     places = data_dir, run_dir, resume, tensorboard
     with StageRun("finetune", config, config.variant, *places) as stage:
+        if outcome := stage.outcome:
+            return outcome
         config = stage.config
         start, made = (pathlib.Path(config.start), False) if config.start else _make_start(stage)
         stage.begin_from(start, made)
@@ -177,7 +184,6 @@ def _make_start(stage):
             preset, variant=variant, weights=config.weights, precision=config.precision,
             seed=config.seed, smoke=config.smoke,
         )  # fmt: skip
-        resume = (run_dir / "config.json").exists()
-        train_feature_extract(settings, stage.data_dir, run_dir, resume=resume)
+        train_feature_extract(settings, stage.data_dir, run_dir, resume=True)
         keras.backend.clear_session()  # the base is not needed any more, its memory is
     return run_dir, True

@@ -117,16 +117,20 @@ def fit(
         log_dir = pathlib.Path(run_dir) / "tensorboard"
         callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
     if initial_epoch < epochs:
-        model.fit(
-            batches,
-            validation_data=validation,
-            epochs=epochs,
-            initial_epoch=initial_epoch,
-            steps_per_epoch=steps_per_epoch,
-            shuffle=False,  # the batches are shuffled already
-            callbacks=callbacks,
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
+        try:
+            model.fit(
+                batches,
+                validation_data=validation,
+                epochs=epochs,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                shuffle=False,  # the batches are shuffled already
+                callbacks=callbacks,
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
+        except KeyboardInterrupt:
+            reached = f"after epoch {completed_epochs(run_dir)} of {epochs} of {run_dir}"
+            raise KeyboardInterrupt(reached) from None
     if len(state.history["loss"]) < epochs:
         raise InputError(
             "Expected a finite loss, received NaN or infinity in epoch "

@@ -7,11 +7,15 @@ cats with folded ones, without whiskers or with round pupils.
 """
 
 import concurrent.futures
+import concurrent.futures.process
+import contextlib
 import math
 import multiprocessing
 import os
 import pathlib
+import signal
 import sys
+import threading
 import types
 
 import numpy as np
@@ -401,7 +405,8 @@ def write_sketches(folder, *, per_class, seed=0, workers=None, animals=CATS_AND_
         animals: Which ones, some of `ANIMALS`.
 
     Raises:
-        InputError: If `per_class` or `workers` is below 1, or `seed` is negative.
+        InputError: If `per_class` or `workers` is below 1, `seed` is negative, or a process is
+            killed.
     """
     workers = (os.cpu_count() or 1) if workers is None else workers
     if min(per_class, workers) < 1 or seed < 0:
@@ -415,8 +420,41 @@ def write_sketches(folder, *, per_class, seed=0, workers=None, animals=CATS_AND_
         return
     # Not fork: it is unsafe once TensorFlow's threads run.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as executor:
-        _count(executor.map(_write_sketch, jobs, chunksize=16), len(jobs))
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_end_with_parent
+    ) as executor:
+        try:
+            # Ctrl-C reaches the workers too, but is answered here: that they ignore it is
+            # inherited.
+            with _ignored(signal.SIGINT):
+                written = executor.map(_write_sketch, jobs, chunksize=16)
+            _count(written, len(jobs))
+        except concurrent.futures.process.BrokenProcessPool:
+            raise InputError(
+                "Expected the processes that draw to end well, received one that was killed, "
+                "perhaps for want of memory. Give the same command again."
+            ) from None
+        finally:
+            executor.shutdown(cancel_futures=True)  # when stopped, do not draw the rest first
+
+
+@contextlib.contextmanager
+def _ignored(number):
+    answer = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, answer)
+
+
+def _end_with_parent():
+    """Ends this worker when the process that started it is killed, which the pool does not."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _write_sketch(job):

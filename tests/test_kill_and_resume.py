@@ -1,0 +1,386 @@
+"""A stopped run loses nothing, whenever it is stopped: real processes, really killed.
+
+Every stage is run undisturbed once. Then the same command is killed, at random moments or before a
+rename, and given again until it ends; what it leaves must be the same, byte for byte. The second
+kind of run has another hash seed and other processors to itself, so it tests that too: the same
+seed gives the same result.
+"""
+
+import contextlib
+import functools
+import hashlib
+import http.server
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+
+import pytest
+from conftest import ROOT
+
+from catsdogs.files import PART, atomic_folder, atomic_path
+
+SCRATCH = [
+    "train_scratch.py", "--data-dir", "data", "--run-dir", "runs/scratch", "--resume",
+    "--architecture", "textbook", "--image-size", "48", "--epochs", "3", "--batch-size", "16",
+]  # fmt: skip
+EXTRACT = [
+    "train_feature_extract.py", "--data-dir", "data", "--run-dir", "runs/features", "--resume",
+    "--image-size", "64", "--epochs", "3", "--batch-size", "16",
+]  # fmt: skip
+HEAD = [*EXTRACT, "--variant", "augmented", "--epochs", "40"]
+# Extracts, trains a head on that, then fine-tunes.
+FINETUNE = [
+    "finetune.py", "--data-dir", "data", "--run-dir", "runs/finetune", "--resume", "--smoke",
+]  # fmt: skip
+SIZES = ["--train", "64", "--validation", "32", "--test", "32"]
+PREPARE = ["prepare_data.py", "--folder", "pictures", "--data-dir", "data/new", *SIZES]
+SKETCHES = [
+    "prepare_data.py", "--sketches", "--data-dir", "data/new",
+    "--train", "16", "--validation", "8", "--test", "8",
+]  # fmt: skip
+DOWNLOAD = (
+    "import sys; from catsdogs.data.download import download_archive;"
+    "download_archive('data', sys.argv[1], sys.argv[2], int(sys.argv[3]))"
+)
+
+
+@pytest.fixture
+def place(data_dir, tmp_path):
+    """A working folder with the prepared data set in `data`; nothing is decoded or computed yet."""
+    return new_place(tmp_path, data_dir)
+
+
+def new_place(folder, data_dir):
+    ignored = shutil.ignore_patterns("decoded", "features")
+    shutil.copytree(data_dir, folder / "data", ignore=ignored)
+    return folder
+
+
+def start(command, place, hash_seed="0"):
+    """Starts a script, or Python code after `-c`, in a process group of its own."""
+    program = command if command[0] == "-c" else [ROOT / "scripts" / command[0], *command[1:]]
+    return subprocess.Popen(
+        [sys.executable, *map(str, program)],
+        cwd=place,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell that runs the tests in the background has them ignore it.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def finish(command, place, hash_seed="0"):
+    """Runs a command to its end; returns its seconds."""
+    began = time.monotonic()
+    process = start(command, place, hash_seed)
+    output, errors = process.communicate()
+    assert process.returncode == 0, output + errors
+    assert "Traceback" not in errors
+    return time.monotonic() - began
+
+
+def send(command, place, moment, number, hash_seed="0"):
+    """Starts a command and sends its whole group a signal after so many seconds.
+
+    Returns:
+        Exit code, standard output and standard error.
+    """
+    process = start(command, place, hash_seed)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        output, errors = process.communicate(timeout=moment)
+        return process.returncode, output, errors
+    os.killpg(process.pid, number)
+    return process.returncode or process.wait(120), *process.communicate()
+
+
+@contextlib.contextmanager
+def stopped_at_random(campaign, name, command, place, seconds, signals):
+    """Stops a command at random moments, lets it finish, and counts if the block within raises.
+
+    Args:
+        name: What it does.
+        seconds: How long it takes undisturbed.
+        signals: What it is sent, one after the other, resumed attempts too.
+
+    Yields:
+        How many of them found it at work: it may be done sooner.
+    """
+    random = campaign.random(name)
+    with contextlib.ExitStack() as faults:
+        number = 0
+        for kind in signals:
+            # Until Python has loaded the first modules, nobody can answer.
+            moment = random.uniform(0 if kind == signal.SIGKILL else 0.3, 1) * seconds
+            code, output, errors = send(command, place, moment, kind, hash_seed=str(number))
+            if code == 0:
+                break
+            faults.enter_context(campaign.fault(f"{kind.name} at a random moment: {name}"))
+            if kind == signal.SIGKILL:
+                assert code == -kind, output + errors
+            else:
+                assert code == 130, output + errors
+                line = errors.splitlines()[-1]
+                assert re.fullmatch(rf"{command[0]}: Stopped( after .*)?\. (Go on|Give) .*\.", line)
+                assert "Traceback" not in errors and "KeyboardInterrupt" not in errors
+            number += 1
+        finish(command, place, hash_seed="random")
+        yield number
+
+
+def killed_at_renames(pattern, command, place):
+    """Kills a command before every rename to a file that matches; returns the files' names."""
+    driver = [sys.executable, ROOT / "tests" / "kill_at_renames.py", pattern]
+    done = subprocess.run(
+        [*map(str, driver), str(ROOT / "scripts" / command[0]), *map(str, command[1:])],
+        cwd=place, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.split()
+
+
+def left_in(place):
+    """Everything that lies in a folder and does not tell the time, `{name: content}`."""
+    found = {}
+    for path in sorted(place.rglob("*")):
+        name = str(path.relative_to(place))
+        assert PART not in name and "partial" not in name, f"left behind: {name}"
+        if path.is_dir() or path.name == "environment.json":
+            found[name] = None
+        elif path.suffix == ".keras":
+            with zipfile.ZipFile(path) as archive:
+                members = set(archive.namelist()) - {"metadata.json"}  # holds the date
+                content = {member: archive.read(member) for member in members}
+            # Addresses in memory, by which Keras tells which layers share a dtype policy.
+            address = rb'"shared_object_id": \d+'
+            content["config.json"] = re.sub(address, b"", content["config.json"])
+            found[name] = content
+        elif path.name == "metrics.json":
+            metrics = json.loads(path.read_text())
+            kept = metrics.keys() - {"cold", "warm", "wall_seconds", "peak_rss_mb", "environment"}
+            found[name] = {key: metrics[key] for key in kept - {"start"}}
+        else:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def stop_campaign(campaign, name, command, make_place, **counts):
+    """Compares what a command leaves when it is stopped again and again with what it leaves if not.
+
+    Args:
+        name: What it does.
+        make_place: Makes a working folder, given its path.
+        counts: How often it is sent each signal; up to four stops are of one run.
+    """
+    folder = make_place("undisturbed")
+    seconds, expected = finish(command, folder), left_in(folder)
+    signals = [signal.Signals[kind] for kind, count in counts.items() for _ in range(count)]
+    campaign.random(name).shuffle(signals)
+    while signals:
+        folder = make_place(f"stopped-{len(signals)}")
+        with stopped_at_random(campaign, name, command, folder, seconds, signals[:4]) as number:
+            assert left_in(folder) == expected
+        del signals[:number]
+
+
+@pytest.mark.parametrize("command", [PREPARE, SKETCHES], ids=["folder", "sketches"])
+def test_prepare_stopped_at_random(campaign, pictures, tmp_path, command):
+    def make_place(name):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pictures").symlink_to(pictures)
+        return tmp_path / name
+
+    counts = {"SIGKILL": campaign.size(1, 10), "SIGINT": campaign.size(1, 10)}
+    stop_campaign(campaign, "preparing", command, make_place, **counts)
+
+
+def test_prepare_killed_before_every_rename(campaign, pictures, tmp_path):
+    """Another data set lies there, which takes two renames to replace."""
+    for name in ("undisturbed", "killed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pictures").symlink_to(pictures)
+        finish([*PREPARE, "--train", "32"], tmp_path / name)
+    command = [*PREPARE, "--overwrite"]
+    finish(command, tmp_path / "undisturbed")
+    with campaign.fault("SIGKILL before a rename: preparing"):
+        targets = killed_at_renames(".*", command, tmp_path / "killed")
+        assert targets == ["manifest.json", ".part-old-new", "new", "new"]
+        assert left_in(tmp_path / "killed") == left_in(tmp_path / "undisturbed")
+
+
+def test_prepared_folder_does_not_depend_on_the_order_of_the_files(pictures, tmp_path):
+    found = []
+    for seed in ("0", "1"):
+        place = tmp_path / seed
+        files = sorted(pictures.rglob("*.png"), reverse=seed == "1")
+        for path in files:
+            copy = place / "pictures" / path.relative_to(pictures)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+        finish(PREPARE, place, seed)
+        found.append(left_in(place / "data"))
+    assert found[0] == found[1]
+
+
+def test_a_folder_moved_aside_by_a_killed_process_is_moved_back(tmp_path):
+    (tmp_path / ".part-old-data").mkdir()
+    (tmp_path / ".part-old-data" / "thesis").write_text("words")
+    (tmp_path / ".part-data").mkdir()
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "data"):
+        raise ZeroDivisionError
+    assert left_in(tmp_path).keys() == {"data", "data/thesis"}
+
+
+def test_who_writes_the_same_file_at_the_same_time_waits(tmp_path):
+    """Both write whole files, in turn, under one temporary name."""
+
+    def write(number):
+        for _ in range(50):
+            with atomic_path(tmp_path / "file") as path, path.open("w") as file:
+                for _ in range(20):
+                    file.write(str(number) * 500)
+                    file.flush()
+            with atomic_folder(tmp_path / "folder") as folder:
+                (folder / str(number)).touch()
+
+    threads = [threading.Thread(target=write, args=[number]) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        with contextlib.suppress(FileNotFoundError):
+            content = (tmp_path / "file").read_text()
+            assert len(content) == 10_000 and len(set(content)) == 1
+    assert left_in(tmp_path).keys() in [{"file", "folder", f"folder/{n}"} for n in range(3)]
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves `server.content` in a second or so."""
+
+    def do_GET(self):
+        content = self.server.content
+        begin = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        self.send_response(206)
+        size = len(content)
+        self.send_header("Content-Range", f"bytes {begin}-{size - 1}/{size}")
+        self.send_header("Content-Length", str(size - begin))
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):  # the other side was killed
+            for place in range(begin, size, size // 100):
+                self.wfile.write(content[place : place + size // 100])
+                time.sleep(0.01)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_download_killed_at_random(campaign, tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    content = campaign.random("archive").randbytes(1_000_000)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        server.content = content
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/cats.zip"
+        command = ["-c", DOWNLOAD, url, hashlib.sha256(content).hexdigest(), str(len(content))]
+
+        def make_place(name):
+            (tmp_path / name).mkdir()
+            return tmp_path / name
+
+        stop_campaign(campaign, "download", command, make_place, SIGKILL=campaign.size(2, 20))
+        server.shutdown()
+    assert (tmp_path / "undisturbed" / "data" / "cats.zip").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("command", "fast"),
+    [(SCRATCH, 0), (EXTRACT, 0), (HEAD, 0), (FINETUNE, 1)],
+    ids=["scratch", "extraction", "head", "finetune"],
+)
+def test_training_stopped_at_random(
+    campaign, request, vgg16_weights, data_dir, tmp_path, command, fast
+):
+    counts = {"SIGKILL": campaign.size(fast, 20), "SIGINT": campaign.size(fast, 5)}
+    counts["SIGTERM"] = campaign.size(0, 2)
+    if not any(counts.values()):
+        pytest.skip("only in make torture")
+    finished = new_place(tmp_path, data_dir)
+    if command is HEAD:  # the features are there
+        finish(EXTRACT, finished)
+        shutil.rmtree(finished / "runs")
+
+    def make_place(name):
+        return pathlib.Path(shutil.copytree(finished / "data", tmp_path / name / "data")).parent
+
+    stage = request.node.callspec.id
+    stop_campaign(campaign, stage, command, make_place, **counts)
+
+
+@pytest.mark.parametrize("command", [SCRATCH, FINETUNE], ids=["scratch", "finetune"])
+def test_training_killed_before_every_rename(
+    campaign, request, vgg16_weights, data_dir, tmp_path, command
+):
+    stage = request.node.callspec.id
+    if stage == "finetune" and not campaign.report:
+        pytest.skip("only in make torture")
+    # Those after which a careless order would lose something.
+    pattern = ".*" if campaign.report else r"epoch-0001\.npz|metrics\.json"
+    for name in ("undisturbed", "killed"):
+        new_place(tmp_path / name, data_dir)
+    killed_at_renames("none", command, tmp_path / "undisturbed")
+    with contextlib.ExitStack() as faults:
+        targets = killed_at_renames(pattern, command, tmp_path / "killed")
+        for _ in targets:
+            faults.enter_context(campaign.fault(f"SIGKILL before a rename: {stage}"))
+        assert {"epoch-0001.npz", "metrics.json"} <= set(targets)
+        assert left_in(tmp_path / "killed") == left_in(tmp_path / "undisturbed")
+
+
+def test_workers_end_with_the_process_that_is_killed_alone(campaign, tmp_path):
+    process = start(SKETCHES[:4], tmp_path)  # 4,000 drawings take a while
+    try:
+        while len(in_group(process.pid)) < 3:
+            time.sleep(0.1)
+        with campaign.fault("SIGKILL of the parent alone: workers end too"):
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            end = time.monotonic() + 60
+            while in_group(process.pid):
+                assert time.monotonic() < end
+                time.sleep(0.1)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_a_worker_that_is_killed_is_one_line(campaign, tmp_path):
+    process = start(SKETCHES[:4], tmp_path)
+    while len(workers := in_group(process.pid)) < 3:
+        time.sleep(0.1)
+    with campaign.fault("SIGKILL of a worker alone: one line"):
+        os.kill(max(workers), signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 2, errors
+        assert re.fullmatch(r"prepare_data\.py: Expected .* again\.\n", errors), errors
+    assert not (tmp_path / "data" / "new").exists()
+
+
+def in_group(group):
+    """The ids of a group's processes that have not ended."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, number, *_ = path.read_text().rpartition(")")[2].split()
+            if int(number) == group and state != "Z":
+                found.append(int(path.parent.name))
+    return found
