@@ -62,12 +62,13 @@ def list_caches(data_root="data", runs_root="runs", data_dir=None):
         return _of_data_set(pathlib.Path(data_dir))
     found = []
     for path in _inside(pathlib.Path(data_root)):
-        if (path / "manifest.json").is_file():
+        if is_temporary(path):
+            if origin := _data_set_of(path):
+                found += _measure(origin, "leftovers", _TEMPORARY, [path])
+        elif (path / "manifest.json").is_file():
             found += _of_data_set(path)
         elif path.name.endswith(".part"):
             found += _measure(path.parent, "leftovers", "unfinished download, goes on", [path])
-        elif origin := _data_set_of(path):
-            found += _measure(origin, "leftovers", _TEMPORARY, [path])
     for run_dir in sorted(pathlib.Path(runs_root).glob("*/*/")):
         left = [path for place in (run_dir, run_dir / "state") for path in _temporary(place)]
         found += _measure(run_dir, "leftovers", _TEMPORARY, left)
@@ -138,7 +139,7 @@ def _temporary(folder):
 
 def _data_set_of(path):
     """The data set that a temporary folder was meant to be or has been, `None` if it is neither."""
-    if not (is_temporary(path) and {inside.name for inside in _inside(path)} <= _DATA_SET):
+    if not (path.is_dir() and {inside.name for inside in path.iterdir()} <= _DATA_SET):
         return None
     name = path.name[1:].rpartition("-")[0]
     replaced = path.with_name(name.removesuffix("-old"))

@@ -1,6 +1,7 @@
 """Writing files so that a reader never meets half of one, and the error a user can act on."""
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -25,6 +26,7 @@ __all__ = [
 
 # What `tempfile` makes of the prefixes below, and nobody else's hidden files.
 _TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}(\.[a-z0-9]+)?")
+_MAX_ATTEMPTS = 1000
 _held = set()  # the folders that this process holds, each by its device and inode
 
 
@@ -68,7 +70,8 @@ def atomic_path(path):
 def atomic_folder(path):
     """Yields a temporary folder beside `path`, renamed to it only if the block succeeds.
 
-    An older folder at `path` is replaced in that moment and not before.
+    An older folder at `path` is replaced in that moment and not before, where the system can swap
+    two folders (as Linux can) so that there is one at any moment.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,12 +84,21 @@ def atomic_folder(path):
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            old = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-            os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
+            if not _swap(temporary, path):
+                old = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+                os.replace(path, old)
+                os.replace(temporary, path)
+                shutil.rmtree(old)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(first, second):
+    """Lets two paths change places in one step; returns whether the system can."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE in Linux's headers
+    paths = map(os.fsencode, (first, second))
+    return rename is not None and rename(here, next(paths), here, next(paths), exchange) == 0
 
 
 def is_temporary(path):
@@ -100,7 +112,7 @@ def hold(folder, *, shared=False, wait=False):
 
     The lock lies on the folder itself: there is no file to be left behind, and it ends with the
     process, however that ends. It binds those that ask for it, on one machine. What this process
-    holds already it may hold again.
+    holds already it may hold again; what it replaces in the block it holds until then.
 
     Args:
         folder: `str` or `Path`. If missing it is made, and taken away again if it stays empty.
@@ -115,12 +127,17 @@ def hold(folder, *, shared=False, wait=False):
     if shared and not folder.is_dir():
         yield
         return
-    made, handle = [], None
+    made, handle, attempts = [], None, 0
     try:
         while handle is None:
             made += [place for place in (folder, *folder.parents) if not place.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
-            handle, identity = _lock(folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                handle, identity = _lock(folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
+            except FileNotFoundError:  # another process has just taken a folder away
+                attempts += 1
+                if attempts > _MAX_ATTEMPTS:
+                    raise
         outermost = identity not in _held
         _held.add(identity)
         try:
