@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import time
@@ -45,18 +44,18 @@ def _hold(folder, kind="exclusive", *move):
 def _count(folder, number):
     """Counts in a file that only who holds the folder may touch."""
     file = pathlib.Path(folder) / "number"
+    held = pathlib.Path(folder) / "a" / "b"
     for turn in range(int(number)):
-        with hold(f"{folder}/a/b", wait=True):
+        with hold(held, wait=True):
             value = int(file.read_text()) if file.exists() else 0
-            if turn % 3 == 0:
-                with atomic_folder(f"{folder}/a/b") as new:
-                    (new / "file").touch()
-            elif turn % 3 == 1:
-                shutil.rmtree(f"{folder}/a/b")
             time.sleep(0.0005)
             file.write_text(str(value + 1))
-    with hold(f"{folder}/a/b", wait=True):
-        shutil.rmtree(f"{folder}/a", ignore_errors=True)
+            if turn % 3 == 0:  # the last of it, as in prepare and export
+                with atomic_folder(held) as new:
+                    (new / "file").touch()
+            elif turn % 3 == 1:
+                for path in held.iterdir():
+                    path.unlink()
 
 
 def _download(folder, url):

@@ -1,10 +1,12 @@
-"""Figures of an evaluation whose test pictures do not show every class."""
+"""Which runs are evaluated, and figures of pictures that do not show every class."""
 
 import numpy as np
 import pytest
 
-from catsdogs import evaluate_run
+from catsdogs import evaluate_run, runs
+from catsdogs.data.splits import load_manifest
 from catsdogs.evaluation import evaluate_predictions
+from catsdogs.files import InputError, write_json
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,26 @@ def test_absent_classes_have_no_roc_curve(classes, labels, drawn, tmp_path, monk
     assert curves == (drawn or [])
     assert (run_dir / "roc.png").is_file() == bool(drawn)
     assert (run_dir / "confusion.png").is_file() and (run_dir / "reliability.png").is_file()
+
+
+def test_runs_on_other_pictures_are_left_out(data_dir, tmp_path, monkeypatch, capsys):
+    digest = load_manifest(data_dir).digest
+    for name, seen, place in (
+        ("a", digest, data_dir), ("b", "other", data_dir), ("c", digest, "gone"),
+        ("d", digest, data_dir),
+    ):  # fmt: skip
+        config = {"stage": "scratch", "data_dir": str(place), "smoke": False}
+        write_json(tmp_path / name / "config.json", config)
+        metrics = dict.fromkeys(runs._METRICS_KEYS, 0) | {"dataset_digest": seen}
+        write_json(tmp_path / name / "metrics.json", metrics)
+    monkeypatch.setattr(evaluate_run, "evaluate", lambda run_dir, data_dir, flip: flip)
+    run_dirs = [tmp_path / name for name in "abcd"]
+    found = evaluate_run.evaluate_runs(run_dirs, flip=True)
+    assert found == {run_dirs[0]: True, run_dirs[3]: True}
+    other, gone = capsys.readouterr().err.splitlines()
+    assert f"Left out, {run_dirs[1]}: Expected the data set that" in other
+    assert f"Left out, {run_dirs[2]}: Expected a prepared data set in gone" in gone
+    with pytest.raises(InputError, match="might be in its test split"):
+        evaluate_run.evaluate_runs([run_dirs[1]])
+    with pytest.raises(InputError, match="Expected a prepared data set in gone"):
+        evaluate_run.evaluate_runs(run_dirs[1:3])

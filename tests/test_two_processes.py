@@ -1,5 +1,6 @@
 """Two processes at once in the same place: they share it, or one waits, or one is told."""
 
+import fcntl
 import http.server
 import os
 import pathlib
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import numpy as np
 import other_process
@@ -17,7 +19,7 @@ from conftest import ROOT
 from other_process import CONTENT, start
 
 from catsdogs import evaluate_run, export, features, models, runs, stages
-from catsdogs.config import ScratchConfig
+from catsdogs.config import FinetuneConfig, ScratchConfig
 from catsdogs.data.pipeline import image_view
 from catsdogs.data.sources import open_source
 from catsdogs.data.splits import load_manifest, prepare
@@ -39,9 +41,20 @@ def ended(*processes):
     return [(process.returncode, lines) for process, lines in zip(processes, said, strict=True)]
 
 
-def let_go_soon(process):
-    """Lets a process go on, but only after this one has begun to wait for it."""
-    threading.Timer(0.7, process.stdin.close).start()
+@pytest.fixture
+def let_go(monkeypatch):
+    """Lets a process go on as soon as this one begins to wait for it."""
+    flock = fcntl.flock
+
+    def make(process):
+        def wait(handle, kind):
+            if not kind & fcntl.LOCK_NB:
+                process.stdin.close()
+            flock(handle, kind)
+
+        monkeypatch.setattr(fcntl, "flock", wait)
+
+    return make
 
 
 def test_one_folder_one_process(tmp_path):
@@ -53,12 +66,14 @@ def test_one_folder_one_process(tmp_path):
             ):
                 pass
             assert "\n" not in str(told.value)
+    (tmp_path / "y").mkdir()
     with start("hold", tmp_path / "y", "shared"):
         with hold(tmp_path / "y", shared=True):
             pass
         with pytest.raises(InputError, match=TOLD), hold(tmp_path / "y"):
             pass
-    assert list(tmp_path.iterdir()) == []  # what was made for the lock alone is taken away
+    # What was made for the lock alone is taken away, what was there is not.
+    assert list(tmp_path.iterdir()) == [tmp_path / "y"]
 
 
 def test_held_twice_by_one_process_and_free_afterwards(tmp_path):
@@ -91,7 +106,7 @@ def test_never_two_at_once(tmp_path, campaign):
         ]  # fmt: skip
         assert [process.wait() for process in counts] == [0] * 4
         assert (tmp_path / "number").read_text() == str(4 * number)
-        assert not (tmp_path / "a").exists()
+        assert [path.name for path in (tmp_path / "a").glob("*")] in ([], ["b"])
 
 
 def everything(folder):
@@ -168,7 +183,7 @@ def test_two_downloads_are_one(tmp_path, monkeypatch):
 
 
 def test_features_of_another_process_are_waited_for_and_used(
-    vgg16_weights, tmp_path, monkeypatch, capsys
+    vgg16_weights, tmp_path, monkeypatch, capsys, let_go
 ):
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     base = models.build_vgg16_base(32, "average", vgg16_weights)
@@ -189,7 +204,7 @@ def test_features_of_another_process_are_waited_for_and_used(
     )
     store = open_store()
     with start("hold", path.parent, "exclusive", away, path) as other:
-        let_go_soon(other)
+        let_go(other)
         found = store.features(images, "train")
     assert "Waiting for another process" in capsys.readouterr().err
     np.testing.assert_array_equal(found, whole)
@@ -206,7 +221,7 @@ def run_dir(data_dir, tmp_path_factory):
     return stages.train_scratch(config, data_dir, tmp_path_factory.mktemp("runs") / "r")[0]
 
 
-def test_a_run_folder_has_one_process(run_dir, data_dir, tmp_path, capsys):
+def test_a_run_folder_has_one_process(run_dir, data_dir, tmp_path, capsys, let_go):
     new = tmp_path / "runs" / "new"
     with start("hold", new):
         for resume in (False, True):
@@ -217,11 +232,11 @@ def test_a_run_folder_has_one_process(run_dir, data_dir, tmp_path, capsys):
     # Evaluating and exporting take seconds, so they wait for each other.
     copy = shutil.copytree(run_dir, tmp_path / "copy")
     with start("hold", copy) as other:
-        let_go_soon(other)
+        let_go(other)
         evaluate_run.evaluate(copy)
     assert "Waiting for another process" in capsys.readouterr().err
     with start("hold", copy / "out") as other:
-        let_go_soon(other)
+        let_go(other)
         pictures = [str(data_dir / "test")]
         export.export_model(load_saved_model(copy), "savedmodel", copy / "out", pictures)
     assert "Waiting for another process" in capsys.readouterr().err
@@ -229,11 +244,23 @@ def test_a_run_folder_has_one_process(run_dir, data_dir, tmp_path, capsys):
     assert not [path for path in copy.iterdir() if path.name.startswith(".")]
 
 
-# The same start, features of the same data set, the same folder.
+def test_a_start_that_another_process_makes_is_waited_for(run_dir, tmp_path, capsys, let_go):
+    """Two fine-tunings of one seed need the same head; here the other process has just begun it."""
+    start_dir = tmp_path / "feature_extract-best-cached-seed0"
+    shutil.copytree(run_dir, start_dir)
+    away = (start_dir / "metrics.json").rename(tmp_path / "metrics.json")
+    stage = types.SimpleNamespace(config=FinetuneConfig(), run_dir=tmp_path / "tuned")
+    with start("hold", start_dir, "exclusive", away, start_dir / "metrics.json") as other:
+        let_go(other)
+        assert stages._make_start(stage) == (start_dir, True)
+    assert "Waiting for another process" in capsys.readouterr().err
+
+
+# The same folder; the same start; features of the same data set.
 AT_ONCE = (
+    ("train_scratch.py", (), (), [0, 2]),
     ("finetune.py", ("--run-dir", "runs/a"), ("--run-dir", "runs/b"), [0, 0]),
     ("finetune.py", ("--seed", "1"), ("--seed", "2"), [0, 0]),
-    ("train_scratch.py", (), (), [0, 2]),
     ("train_feature_extract.py", (), (), [0, 2]),
 )
 

@@ -97,7 +97,7 @@ def hold(folder, *, shared=False, wait=False):
 
     The lock lies on the folder itself: there is no file to be left behind, and it ends with the
     process, however that ends. It binds those that ask for it, on one machine. What this process
-    holds already it may hold again.
+    holds already it may hold again; what it replaces in the block it holds until then.
 
     Args:
         folder: `str` or `Path`. If missing it is made, and taken away again if it stays empty.
@@ -126,12 +126,12 @@ def hold(folder, *, shared=False, wait=False):
         while handle is None:
             made += [place for place in (folder, *folder.parents) if not place.exists()]
             folder.mkdir(parents=True, exist_ok=True)
-            if _identity(folder) in _held:
+            if _is_held(folder):
                 yield
                 return
             kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
             handle = _lock(folder, os.O_RDONLY, kind, answer_others)
-        identity = _identity(folder)
+        identity = _identity(os.fstat(handle))
         _held.add(identity)
         try:
             yield
@@ -167,7 +167,12 @@ def _lock(path, flags, kind, answer_others=None):
     Returns:
         A file descriptor, or `None` if who held it until now has renamed or removed it.
     """
-    handle = os.open(path, flags, 0o666)
+    try:
+        handle = os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        if flags & os.O_CREAT:
+            raise
+        return None
     try:
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
@@ -187,9 +192,14 @@ def _lock(path, flags, kind, answer_others=None):
     return None
 
 
-def _identity(path):
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
+def _is_held(folder):
+    with contextlib.suppress(FileNotFoundError):
+        return _identity(os.stat(folder)) in _held
+    return False
+
+
+def _identity(status):
+    return status.st_dev, status.st_ino
 
 
 def write_json(path, content):
