@@ -40,9 +40,9 @@ from catsdogs.significance import mcnemar_test, wilson_interval
 
 
 def fewer(divisor):
-    """Examples of a costly property: that many times fewer than the profile has."""
+    """Settings of a costly property: that many times fewer examples than the profile has."""
     return hypothesis.settings(
-        max_examples=max(2, hypothesis.settings.default.max_examples // divisor),
+        max_examples=max(5, hypothesis.settings.default.max_examples // divisor),
         suppress_health_check=list(hypothesis.HealthCheck),
     )
 
@@ -66,21 +66,21 @@ for words in json.loads(sys.argv[2]):
             raise
 """
 TRAINING = [
-    "train_scratch.py --smoke --architecture textbook --augmentation strong --epochs 1",
-    "train_scratch.py --smoke --preset textbook",
+    "train_scratch.py --smoke --preset textbook --augmentation strong --mixup 0.5",
     "train_feature_extract.py --smoke",
-    "train_feature_extract.py --smoke --variant augmented",
-    "finetune.py --smoke",
     "finetune.py --smoke --variant cached",
 ]
 MORE_TRAINING = [
-    "train_scratch.py --smoke",
+    "train_scratch.py --smoke --preset best",
     "train_scratch.py --smoke --preset record",
-    "train_scratch.py --smoke --augmentation none --mixup 0 --run-dir plain",
+    "train_scratch.py --smoke --preset textbook",
+    "train_scratch.py --smoke --architecture textbook --augmentation none --run-dir plain",
     "train_feature_extract.py --smoke --pooled-only --run-dir pooled",
     "train_feature_extract.py --smoke --preset textbook",
     "train_feature_extract.py --smoke --preset textbook --variant augmented",
-    "train_feature_extract.py --smoke --variant end_to_end",
+    "train_feature_extract.py --smoke --variant end_to_end --run-dir end-to-end",
+    "train_feature_extract.py --smoke --variant augmented",
+    "finetune.py --smoke",
     "finetune.py --smoke --variant end_to_end",
     "finetune.py --smoke --preset textbook",
 ]
@@ -120,13 +120,12 @@ def test_training_never_touches_the_test_split(without_test, vgg16_weights, tmp_
         with campaign.fault("training without a test split: nothing asks for it"):
             assert not [path for path in inside if path.startswith("test")]
             assert not [path for path in inside if path.partition("/")[2].startswith("test-")]
-    finished_runs = list(tmp_path.glob("**/metrics.json"))
-    assert len(finished_runs) == len(commands)
+    finished_runs = sorted(tmp_path.glob("**/metrics.json"))
+    assert len(finished_runs) >= len(commands)  # fine-tuning may make its start
     assert all("test" not in json.loads(path.read_text()) for path in finished_runs)
     # What is missing would have been missed.
-    for run_dir in (path.parent for path in finished_runs[:1]):
-        with pytest.raises(InputError, match=r"test/cat/.*as prepared. Received: no file"):
-            evaluate_run.evaluate(run_dir, without_test)
+    with pytest.raises(InputError, match=r"test/cat/.*as prepared. Received: no file"):
+        evaluate_run.evaluate(finished_runs[0].parent, without_test)
 
 
 def test_only_evaluation_asks_for_the_test_split():
@@ -214,7 +213,7 @@ def plans(draw):
     return num_classes, draw(st.lists(file, min_size=4, max_size=14)), draw(st.integers(0, 999))
 
 
-@fewer(2)
+@fewer(4)
 @hypothesis.given(plan=plans())
 def test_copies_never_straddle(plan, tmp_path_factory, campaign):
     num_classes, files, seed = plan
@@ -265,7 +264,7 @@ AUGMENTED = [
     )
     for preset, augmentation, mixup, architecture in (
         ("best", "strong", 1.0, "residual"), ("best", "strong", 0.5, "textbook"),
-        ("textbook", "book", 0.5, "textbook"), ("record", "none", 0.0, "residual"),
+        ("textbook", "book", 0.5, "textbook"), ("record", "none", 0.0, "textbook"),
     )
 ]  # fmt: skip
 AUGMENTED += [
@@ -313,7 +312,7 @@ def test_validation_pictures_are_never_augmented(
 @pytest.fixture(scope="module")
 def run_dir(data_dir, tmp_path_factory):
     """A finished run whose training pictures were varied in every way."""
-    config = dataclasses.replace(AUGMENTED[1], epochs=3)
+    config = dataclasses.replace(AUGMENTED[1], epochs=1)
     return stages.train_scratch(config, data_dir, tmp_path_factory.mktemp("honest") / "run")[0]
 
 
@@ -373,7 +372,7 @@ def batch_plans(draw):
     }  # fmt: skip
 
 
-@fewer(2)
+@fewer(8)
 @hypothesis.given(
     plan=batch_plans(),
     augmentation=st.sampled_from(["none", "book", "strong"]),
@@ -405,7 +404,7 @@ def test_labels_stay_with_their_images(plan, augmentation, share, crop):
             np.testing.assert_array_equal(epoch.sum(axis=0), counts)
 
 
-@fewer(2)
+@fewer(4)
 @hypothesis.given(
     plan=batch_plans(),
     num_views=st.integers(1, 4),
