@@ -176,9 +176,11 @@ def _files_in_archive(path, stack):
         archive = stack.enter_context(zipfile.ZipFile(path))
         nested = [entry for entry in archive.infolist() if entry.filename.endswith("train.zip")]
         if nested:  # Kaggle's dogs-vs-cats.zip: on disk, since memory may not hold it
-            inner = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / "train.zip"
-            with archive.open(nested[0]) as packed, inner.open("wb") as output:
-                shutil.copyfileobj(packed, output, 1 << 20)
+            inner = stack.enter_context(
+                tempfile.TemporaryFile()
+            )  # nothing is left if we are killed
+            with archive.open(nested[0]) as packed:
+                shutil.copyfileobj(packed, inner, 1 << 20)
             archive = stack.enter_context(zipfile.ZipFile(inner))
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise InputError(
