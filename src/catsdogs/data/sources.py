@@ -176,9 +176,8 @@ def _files_in_archive(path, stack):
         archive = stack.enter_context(zipfile.ZipFile(path))
         nested = [entry for entry in archive.infolist() if entry.filename.endswith("train.zip")]
         if nested:  # Kaggle's dogs-vs-cats.zip: on disk, since memory may not hold it
-            inner = stack.enter_context(
-                tempfile.TemporaryFile()
-            )  # nothing is left if we are killed
+            # It has no name, so that a killed process leaves nothing.
+            inner = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
             with archive.open(nested[0]) as packed:
                 shutil.copyfileobj(packed, inner, 1 << 20)
             archive = stack.enter_context(zipfile.ZipFile(inner))
