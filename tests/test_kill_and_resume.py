@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import http.server
+import itertools
 import json
 import os
 import pathlib
@@ -195,8 +196,9 @@ def stop_campaign(campaign, name, command, make_place, **counts):
     seconds, expected = finish(command, folder), left_in(folder)
     signals = [signal.Signals[kind] for kind, count in counts.items() for _ in range(count)]
     campaign.random(name).shuffle(signals)
+    attempts = itertools.count(1)
     while signals:
-        folder = make_place(f"stopped-{len(signals)}")
+        folder = make_place(f"stopped-{next(attempts)}")
         with stopped_at_random(campaign, name, command, folder, seconds, signals[:5]) as number:
             assert left_in(folder) == expected
         del signals[:number]
