@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import http.server
+import itertools
 import json
 import os
 import pathlib
@@ -27,9 +28,10 @@ from conftest import ROOT
 
 from catsdogs.files import PART, atomic_folder, atomic_path
 
+KILL_BEFORE_RENAMES = ROOT / "tests" / "kill_before_renames.py"
 SCRATCH = [
     "train_scratch.py", "--data-dir", "data", "--run-dir", "runs/scratch", "--resume",
-    "--architecture", "textbook", "--image-size", "48", "--epochs", "3", "--batch-size", "16",
+    "--architecture", "textbook", "--image-size", "48", "--epochs", "2", "--batch-size", "16",
 ]  # fmt: skip
 EXTRACT = [
     "train_feature_extract.py", "--data-dir", "data", "--run-dir", "runs/features", "--resume",
@@ -138,14 +140,22 @@ def stopped_at_random(campaign, name, command, place, seconds, signals):
         yield number
 
 
-def killed_at_renames(pattern, command, place):
-    """Kills a command before every rename to a file that matches; returns the files' names."""
-    driver = [sys.executable, ROOT / "tests" / "kill_at_renames.py", pattern]
+def killed_before_renames(pattern, command, place):
+    """Runs a command in `place/undisturbed`, and in `place/killed` with a kill before every rename.
+
+    Args:
+        pattern: Which files' names it is killed at, a regular expression.
+
+    Returns:
+        Their names.
+    """
+    script, *flags = command
     done = subprocess.run(
-        [*map(str, driver), str(ROOT / "scripts" / command[0]), *map(str, command[1:])],
+        [sys.executable, KILL_BEFORE_RENAMES, pattern, ROOT / "scripts" / script, *flags],
         cwd=place, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    assert left_in(place / "killed") == left_in(place / "undisturbed")
     return done.stdout.split()
 
 
@@ -180,15 +190,16 @@ def stop_campaign(campaign, name, command, make_place, **counts):
     Args:
         name: What it does.
         make_place: Makes a working folder, given its path.
-        counts: How often it is sent each signal; up to four stops are of one run.
+        counts: How often it is sent each signal; up to five stops are of one run.
     """
     folder = make_place("undisturbed")
     seconds, expected = finish(command, folder), left_in(folder)
     signals = [signal.Signals[kind] for kind, count in counts.items() for _ in range(count)]
     campaign.random(name).shuffle(signals)
+    attempts = itertools.count(1)
     while signals:
-        folder = make_place(f"stopped-{len(signals)}")
-        with stopped_at_random(campaign, name, command, folder, seconds, signals[:4]) as number:
+        folder = make_place(f"stopped-{next(attempts)}")
+        with stopped_at_random(campaign, name, command, folder, seconds, signals[:5]) as number:
             assert left_in(folder) == expected
         del signals[:number]
 
@@ -210,12 +221,11 @@ def test_prepare_killed_before_every_rename(campaign, pictures, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "pictures").symlink_to(pictures)
         finish([*PREPARE, "--train", "32"], tmp_path / name)
-    command = [*PREPARE, "--overwrite"]
-    finish(command, tmp_path / "undisturbed")
-    with campaign.fault("SIGKILL before a rename: preparing"):
-        targets = killed_at_renames(".*", command, tmp_path / "killed")
+    with contextlib.ExitStack() as faults:
+        for _ in range(4):
+            faults.enter_context(campaign.fault("SIGKILL before a rename: preparing"))
+        targets = killed_before_renames(".*", [*PREPARE, "--overwrite"], tmp_path)
         assert targets == ["manifest.json", ".part-old-new", "new", "new"]
-        assert left_in(tmp_path / "killed") == left_in(tmp_path / "undisturbed")
 
 
 def test_prepared_folder_does_not_depend_on_the_order_of_the_files(pictures, tmp_path):
@@ -309,8 +319,8 @@ def test_download_killed_at_random(campaign, tmp_path, monkeypatch):
 def test_training_stopped_at_random(
     campaign, request, vgg16_weights, data_dir, tmp_path, command, fast
 ):
-    counts = {"SIGKILL": campaign.size(fast, 20), "SIGINT": campaign.size(fast, 5)}
-    counts["SIGTERM"] = campaign.size(0, 2)
+    counts = {"SIGKILL": campaign.size(fast, 20), "SIGINT": campaign.size(0, 4)}
+    counts["SIGTERM"] = campaign.size(0, 1)
     if not any(counts.values()):
         pytest.skip("only in make torture")
     finished = new_place(tmp_path, data_dir)
@@ -333,16 +343,57 @@ def test_training_killed_before_every_rename(
     if stage == "finetune" and not campaign.report:
         pytest.skip("only in make torture")
     # Those after which a careless order would lose something.
-    pattern = ".*" if campaign.report else r"epoch-0001\.npz|metrics\.json"
+    pattern = r"history\.csv|metrics\.json"
+    if campaign.report:
+        pattern = ".*" if stage == "scratch" else r"(?!config|environment).*"
     for name in ("undisturbed", "killed"):
         new_place(tmp_path / name, data_dir)
-    killed_at_renames("none", command, tmp_path / "undisturbed")
     with contextlib.ExitStack() as faults:
-        targets = killed_at_renames(pattern, command, tmp_path / "killed")
+        targets = killed_before_renames(pattern, command, tmp_path)
         for _ in targets:
             faults.enter_context(campaign.fault(f"SIGKILL before a rename: {stage}"))
-        assert {"epoch-0001.npz", "metrics.json"} <= set(targets)
-        assert left_in(tmp_path / "killed") == left_in(tmp_path / "undisturbed")
+        assert {"history.csv", "metrics.json"} <= set(targets)
+
+
+USE = {
+    "evaluate": ["evaluate.py", "runs/features"],
+    "predict": ["predict.py", "runs/features", "data/test"],
+    "explain": ["explain.py", "runs/features", "data/test/cat/cat.48.png", "--channels", "2"],
+    "export": ["export.py", "runs/features"],
+}
+
+
+@pytest.mark.parametrize("name", USE)
+def test_use_of_a_model_stopped_at_random(campaign, vgg16_weights, data_dir, tmp_path, name):
+    if not campaign.report:
+        pytest.skip("only in make torture")
+    finished = new_place(tmp_path / "finished", data_dir)
+    finish(EXTRACT, finished)
+
+    def make_place(name):
+        return pathlib.Path(shutil.copytree(finished, tmp_path / name))
+
+    stop_campaign(campaign, name, USE[name], make_place, SIGKILL=1, SIGINT=2)
+
+
+def test_same_seed_same_result_beside_other_work(campaign, data_dir, tmp_path):
+    """The default recipe; threads take turns in another order."""
+    if not campaign.report:
+        pytest.skip("only in make torture")
+    command = [*SCRATCH[:6], "--smoke"]
+    found = []
+    for number in range(2):
+        place = new_place(tmp_path / str(number), data_dir)
+        others = [start(["-c", "while True: pass"], place) for _ in range(number * os.cpu_count())]
+        try:
+            finish(command, place, hash_seed=str(number))
+        finally:
+            for other in others:
+                other.kill()
+                other.communicate()
+        found.append(left_in(place))
+    with campaign.fault("other work beside it: same seed, same result"):
+        assert found[0] == found[1]
 
 
 def test_workers_end_with_the_process_that_is_killed_alone(campaign, tmp_path):

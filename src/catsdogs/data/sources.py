@@ -200,12 +200,13 @@ def _read_file(path, size):
 def _files_in_archive(path, stack):
     """Yields (parts of the path, size, read) for what lies in a zip; a folder's last part is ''."""
     try:
-        archive = _open_zip(path, stack)
+        archive = _open_zip(stack.enter_context(path.open("rb")), stack)
         nested = [entry for entry in archive.infolist() if entry.filename.endswith("train.zip")]
         if nested:  # Kaggle's dogs-vs-cats.zip: on disk, since memory may not hold it
-            inner = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / "train.zip"
-            with _open_entry(archive, nested[0]) as packed, inner.open("wb") as output:
-                shutil.copyfileobj(packed, output, 1 << 20)
+            # It has no name, so that a killed process leaves nothing.
+            inner = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+            with _open_entry(archive, nested[0]) as packed:
+                shutil.copyfileobj(packed, inner, 1 << 20)
             archive = _open_zip(inner, stack)
     except InputError as error:
         raise InputError(
@@ -221,10 +222,10 @@ def _files_in_archive(path, stack):
         yield parts, entry.file_size, functools.partial(_read_entry, archive, entry)
 
 
-def _open_zip(path, stack):
+def _open_zip(file, stack):
     """Opens an archive that does not claim to hold far more than its size can explain."""
-    archive = stack.enter_context(zipfile.ZipFile(path))
-    size = path.stat().st_size
+    archive = stack.enter_context(zipfile.ZipFile(file))
+    size = file.seek(0, os.SEEK_END)
     floor, ratio = _MAX_UNPACKED
     unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > floor + ratio * size:

@@ -1,11 +1,11 @@
-"""Runs a command again and again, killed before every rename that it has not been killed at.
+"""Runs a command in `undisturbed`, then in `killed` again and again, killed before every rename.
 
-    python kill_at_renames.py PATTERN SCRIPT [FLAG ...]
+    python kill_before_renames.py PATTERN SCRIPT [FLAG ...]
 
-A rename is told from others by what is renamed to what, and by the files that are there below the
-working folder. Only targets that match PATTERN are killed at. TensorFlow, if the script needs it,
-is loaded once; each attempt is a process of its own. Prints the targets that it was killed at and
-ends with the exit code of the attempt that came to its end.
+It is killed once before each rename to a file whose name matches PATTERN. Renames are told apart by
+what is renamed to what and by the files that are there below the working folder. TensorFlow, if the
+script needs it, is loaded once; each attempt is a process of its own. Prints the names that it was
+killed at.
 """
 
 import os
@@ -22,14 +22,25 @@ def main():
     pattern, script, *flags = sys.argv[1:]
     if "prepare_data" not in script:
         from catsdogs import stages  # noqa: F401
+    os.chdir("undisturbed")
+    run_until_done(re.compile("(?!)"), script, flags)  # matches nothing
+    os.chdir("../killed")
+    run_until_done(re.compile(pattern), script, flags)
+
+
+def run_until_done(pattern, script, flags):
+    """Makes attempts until one is not killed."""
     seen, (reading, writing) = set(), os.pipe()
+    os.set_blocking(reading, False)  # a process that something else has killed says nothing
     while True:
         process = os.fork()
         if not process:
-            attempt(re.compile(pattern), script, flags, seen, writing)
-        _, status = os.waitpid(process, 0)
-        if not os.WIFSIGNALED(status):
-            sys.exit(os.waitstatus_to_exitcode(status))
+            attempt(pattern, script, flags, seen, writing)
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        if code == 0:
+            return
+        if code != -signal.SIGKILL:
+            sys.exit(code)
         place = os.read(reading, 1 << 16).decode()
         seen.add(place)
         print(place.partition("\n")[0], flush=True)
