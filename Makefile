@@ -22,7 +22,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 run: $(READY)  ## the whole ladder at a small setting, on drawings if there are no photographs
-	@test -e data/dogs-vs-cats/manifest.json -o -e data/sketches/manifest.json || $(BIN)/python scripts/prepare_data.py --sketches
+	@test -e data/dogs-vs-cats/manifest.json || test -e data/sketches/manifest.json || \
+		 $(BIN)/python scripts/prepare_data.py --sketches
 	$(BIN)/python scripts/run_ladder.py --small
 
 photos: $(READY)  ## prepare the real photographs; ARCHIVE=path for a zip you have already

@@ -405,7 +405,7 @@ def test_full_and_read_only_disks(pictures, data_dir, vgg16_weights, campaign, t
     room, place = tmp_path / "room", tmp_path / "place"
     room.mkdir()
     place.mkdir()
-    numbers = campaign.size(2, 20), campaign.size(1, 8)
+    numbers = campaign.size(2, 20), campaign.size(1, 6)
     arguments = (room, place, campaign.random("disks").randrange(2**32), *numbers, given)
     mount = 'mount -t tmpfs -o size=24m tmpfs "$2" && exec "$0" "$@"'
     finished = subprocess.run(

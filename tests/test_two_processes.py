@@ -258,7 +258,7 @@ def test_a_start_that_another_process_makes_is_waited_for(run_dir, tmp_path, cap
 
 # The same folder; the same start; features of the same data set.
 AT_ONCE = (
-    ("train_scratch.py", (), (), [0, 2]),
+    ("train_scratch.py", ("--preset", "textbook"), ("--preset", "textbook"), [0, 2]),
     ("finetune.py", ("--run-dir", "runs/a"), ("--run-dir", "runs/b"), [0, 0]),
     ("finetune.py", ("--seed", "1"), ("--seed", "2"), [0, 0]),
     ("train_feature_extract.py", (), (), [0, 2]),
@@ -267,7 +267,7 @@ AT_ONCE = (
 
 def test_two_trainings_at_once(data_dir, vgg16_weights, tmp_path, campaign, monkeypatch):
     random = campaign.random("two trainings")
-    for number in range(campaign.size(1, 8)):
+    for number in range(campaign.size(1, 4)):
         name, *flags, codes = AT_ONCE[number % len(AT_ONCE)]
         with campaign.fault("two trainings at once: both end well, or one is told"):
             work = tmp_path / str(number)
