@@ -11,8 +11,8 @@ import tempfile
 from catsdogs.fields import check_fields
 
 __all__ = [
-    "MAX_PICTURE_BYTES", "InputError", "atomic_folder", "atomic_path", "read_json", "sha256_of",
-    "write_json",
+    "MAX_PICTURE_BYTES", "InputError", "atomic_folder", "atomic_path", "read_json", "say_briefly",
+    "sha256_of", "write_json",
 ]  # fmt: skip
 
 MAX_PICTURE_BYTES = 256 * 2**20  # a larger file is no picture, and is never read into memory
@@ -100,7 +100,7 @@ def read_json(path, remedy="It is damaged.", table=None):
         raise InputError(f"Expected a file at {path}, found none.") from None
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"Expected JSON in {path}, received something else ({error}). {remedy}"
+            f"Expected JSON in {path}, received something else ({say_briefly(error)}). {remedy}"
         ) from None
     try:
         check_fields(content, table or {})
@@ -109,6 +109,13 @@ def read_json(path, remedy="It is damaged.", table=None):
             f"Expected {path} as this version writes it, received another: {error}. {remedy}"
         ) from None
     return content
+
+
+def say_briefly(text, length=200):
+    """What a library or a stranger's file says, as part of a line: printable, and not too long."""
+    text = "".join(c if c.isprintable() else " " for c in str(text))
+    text = " ".join(text.split())
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def sha256_of(path):

@@ -11,7 +11,7 @@ import tempfile
 
 import numpy as np
 
-from catsdogs.files import InputError, atomic_path
+from catsdogs.files import InputError, atomic_path, say_briefly
 from catsdogs.network import why_unreachable
 
 __all__ = [
@@ -290,7 +290,7 @@ def _verified(name, tensor, shape, path):
 
 
 def _unreadable(path, error):
-    reason = " ".join(str(error).split())
+    reason = say_briefly(error)
     return InputError(
         f"Expected VGG16 weights in {path}, which cannot be read ({reason}). "
         "Replace that file, or pass another by --weights PATH."
