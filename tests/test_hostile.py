@@ -169,6 +169,19 @@ def test_names_longer_than_any_file_system_takes(campaign, tmp_path):
         assert len(names) == 2 and all(len(name) < 160 for name in names)
 
 
+def test_many_classes_and_a_long_false_name_make_no_long_line(campaign, tmp_path):
+    """Found by test_fuzz.py: what is wrong was told with all the names it was wrong with."""
+    many = [entry(b"class%d/" % index) for index in range(5000)]
+    local = raw_zip([entry(b"cat/" + b"y" * 9000), *GOOD[1:]])
+    contents = [raw_zip([*GOOD, *many]), local.replace(b"yyyy", b"zzzz", 1)]
+    for content in contents:
+        (tmp_path / "a.zip").write_bytes(content)
+        with campaign.fault("a hostile archive is refused in one line"):
+            with pytest.raises(InputError) as caught:
+                prepared(tmp_path / "a.zip", tmp_path / "data")
+            assert len(str(caught.value)) < 1000
+
+
 def test_microsofts_folder_in_any_case(tmp_path):
     entries = [{**one, "name": b"PETIMAGES/" + one["name"].upper()} for one in GOOD]
     (tmp_path / "a.zip").write_bytes(raw_zip(entries))

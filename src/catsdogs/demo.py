@@ -16,7 +16,7 @@ from catsdogs.data.images import decode_image
 from catsdogs.demo_choices import example_pictures, name_choices, shrink
 from catsdogs.explain import grad_cam
 from catsdogs.explain_plot import overlay
-from catsdogs.files import InputError
+from catsdogs.files import InputError, say_briefly
 from catsdogs.prediction import Prediction, predict_images
 from catsdogs.saved_model import load_saved_model
 
@@ -195,5 +195,5 @@ def _refuse_connections(event, arguments):
 def _print_refusal():
     """In place of `traceback.print_exc`, with which Gradio tells what a forged request broke."""
     error = sys.exception()
-    reason = "".join(c if c.isprintable() else " " for c in str(error))[:200]
-    print(f"demo.py: Refused a request: {type(error).__name__}: {reason}", file=sys.stderr)
+    reason = f"{type(error).__name__}: {say_briefly(error)}"
+    print(f"demo.py: Refused a request: {reason}", file=sys.stderr)

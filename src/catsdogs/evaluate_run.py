@@ -14,7 +14,7 @@ from catsdogs.data.splits import load_manifest
 from catsdogs.evaluation import class_probabilities, evaluate_predictions, roc_auc, roc_curve
 from catsdogs.features import CUT, FeatureStore
 from catsdogs.figures import save_figure
-from catsdogs.files import InputError, hold, write_json
+from catsdogs.files import PART, InputError, hold, write_json
 from catsdogs.plots import plot_confusion_matrix, plot_reliability, plot_roc
 from catsdogs.report import write_report
 from catsdogs.saved_model import load_saved_model
@@ -131,7 +131,7 @@ def _evaluate(run_dir, data_dir, flip):
         metrics["test_flip"] = evaluate_predictions(labels, both, classes)
 
     names = [file.name for file in files]
-    with tempfile.TemporaryDirectory(prefix=".evaluation-", dir=run_dir) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{PART}evaluation-", dir=run_dir) as folder:
         folder = pathlib.Path(folder)
         _write_predictions(folder / "predictions.csv", names, labels, probabilities, classes)
         _draw(folder, run_dir.name, metrics, labels, probabilities, unscaled)

@@ -1,6 +1,7 @@
 """Writing files so that a reader never meets half of one, and the error a user can act on."""
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -13,7 +14,7 @@ from catsdogs.fields import check_fields
 
 __all__ = [
     "MAX_PICTURE_BYTES", "PART", "InputError", "atomic_folder", "atomic_path", "hold", "read_json",
-    "sha256_of", "write_json",
+    "say_briefly", "sha256_of", "write_json",
 ]  # fmt: skip
 
 MAX_PICTURE_BYTES = 256 * 2**20  # a larger file is no picture, and is never read into memory
@@ -63,9 +64,9 @@ def atomic_path(path):
 def atomic_folder(path):
     """Yields a temporary folder beside `path`, renamed to it only if the block succeeds.
 
-    As `atomic_path`. An older folder at `path` is replaced in that moment and not before. That
-    takes two renames; if a process is killed between them, the next call begins by moving the older
-    one back.
+    As `atomic_path`. An older folder at `path` is replaced in that moment and not before, in one
+    step where the system can swap two folders, as Linux can. Elsewhere it takes two renames; if a
+    process is killed between them, the next call begins by moving the older one back.
     """
     path = pathlib.Path(path)
     part, old, lock = (path.with_name(PART + name + path.name) for name in ("", "old-", "lock-"))
@@ -75,12 +76,22 @@ def atomic_folder(path):
             _settle(path, part, old)
             part.mkdir()
             yield part
-            if path.exists():
-                os.replace(path, old)
-            os.replace(part, path)
+            if not (path.exists() and _swap(part, path)):
+                if path.exists():
+                    os.replace(path, old)
+                os.replace(part, path)
         finally:
             _settle(path, part, old)
             lock.unlink(missing_ok=True)
+
+
+def _swap(first, second):
+    """Lets two paths change places in one step; returns whether the system can."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE in Linux's headers
+    return rename is not None and not rename(
+        here, os.fsencode(first), here, os.fsencode(second), exchange
+    )
 
 
 def _settle(path, part, old):
@@ -229,7 +240,7 @@ def read_json(path, remedy="It is damaged.", table=None):
         raise InputError(f"Expected a file at {path}, found none.") from None
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"Expected JSON in {path}, received something else ({error}). {remedy}"
+            f"Expected JSON in {path}, received something else ({say_briefly(error)}). {remedy}"
         ) from None
     try:
         check_fields(content, table or {})
@@ -238,6 +249,13 @@ def read_json(path, remedy="It is damaged.", table=None):
             f"Expected {path} as this version writes it, received another: {error}. {remedy}"
         ) from None
     return content
+
+
+def say_briefly(text, length=200):
+    """What a library or a stranger's file says, as part of a line: printable, and not too long."""
+    text = "".join(c if c.isprintable() else " " for c in str(text))
+    text = " ".join(text.split())
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def sha256_of(path):

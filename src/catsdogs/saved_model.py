@@ -13,7 +13,7 @@ import zlib
 import keras
 
 from catsdogs.fields import CLASSES, check_fields, number, whole
-from catsdogs.files import InputError, atomic_path
+from catsdogs.files import InputError, atomic_path, say_briefly
 from catsdogs.model_check import check_archive, read_member
 
 __all__ = ["SavedModel", "load_model", "load_saved_model", "read_card", "save_model"]
@@ -165,7 +165,7 @@ def _model_file(run_or_model):
 
 
 def _damaged(path, error):
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = say_briefly(error) or type(error).__name__
     return InputError(
         f"Expected a whole Keras model at {path}, received a damaged one ({reason}). "
         "Train the run again."

@@ -10,7 +10,7 @@ import tempfile
 
 import numpy as np
 
-from catsdogs.files import InputError
+from catsdogs.files import InputError, say_briefly
 from catsdogs.network import download
 
 __all__ = [
@@ -268,7 +268,7 @@ def _verified(name, tensor, shape, path):
 
 
 def _unreadable(path, error):
-    reason = " ".join(str(error).split())
+    reason = say_briefly(error)
     return InputError(
         f"Expected VGG16 weights in {path}, which cannot be read ({reason}). "
         "Replace that file, or pass another by --weights PATH."

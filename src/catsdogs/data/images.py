@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from catsdogs.data.progress import Progress
-from catsdogs.files import MAX_PICTURE_BYTES, InputError, atomic_path
+from catsdogs.files import MAX_PICTURE_BYTES, InputError, atomic_path, say_briefly
 
 __all__ = ["FORMATS", "decode_image", "load_split", "map_pictures"]
 
@@ -181,8 +181,7 @@ def _decode(content, image_size):
     except Image.UnidentifiedImageError:
         raise InputError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture") from None
     except _DECODE_ERRORS as error:
-        reason = "".join(c if c.isprintable() else " " for c in str(error))[:200]
-        reason = " ".join(reason.split()) or type(error).__name__
+        reason = say_briefly(error) or type(error).__name__
         raise InputError(f"a broken picture ({reason})") from None
 
 

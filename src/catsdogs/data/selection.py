@@ -11,7 +11,7 @@ from catsdogs.data.duplicates import group_look_alikes, look_of
 from catsdogs.data.images import decode_image, map_pictures
 from catsdogs.data.progress import Progress
 from catsdogs.data.sources import Candidate
-from catsdogs.files import MAX_PICTURE_BYTES, InputError
+from catsdogs.files import MAX_PICTURE_BYTES, InputError, say_briefly
 
 __all__ = ["Picture", "Selection", "select_pictures"]
 
@@ -170,6 +170,6 @@ def _too_few(candidates, per_class, missing, dropped):
     return InputError(
         f"Expected {wanted:,} usable pictures of each class "
         f"({', '.join(f'{number:,} {split}' for split, number in per_class.items())}). "
-        f"Received: {usable}; {len(dropped):,} dropped{example}. "
+        f"Received: {say_briefly(usable, 500)}; {len(dropped):,} dropped{example}. "
         "Give more pictures, or ask for fewer with --train, --validation and --test."
     )

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable
 
 from catsdogs.data.download import MICROSOFT_SHA256, download_archive
-from catsdogs.files import MAX_PICTURE_BYTES, InputError, sha256_of
+from catsdogs.files import MAX_PICTURE_BYTES, InputError, say_briefly, sha256_of
 
 __all__ = [
     "Candidate", "Source", "open_microsoft", "open_pictures", "open_sketches", "open_source",
@@ -215,7 +215,7 @@ def _files_in_archive(path, stack):
     except _ZIP_ERRORS as error:
         raise InputError(
             f"Expected a whole zip archive at {path}. Received: a truncated or other file "
-            f"({error}). Download it again."
+            f"({say_briefly(error)}). Download it again."
         ) from None
     for entry in archive.infolist():
         parts = tuple(entry.filename.replace("\\", "/").split("/"))
@@ -248,7 +248,7 @@ def _read_entry(archive, entry):
             # Never -1: that unpacks everything and cuts it to the size in the entry afterwards.
             return file.read(entry.file_size + 1)
     except _ZIP_ERRORS as error:
-        raise InputError(f"cannot be read from the archive ({error})") from None
+        raise InputError(f"cannot be read from the archive ({say_briefly(error)})") from None
 
 
 def _sort_into_classes(files, path):
@@ -286,7 +286,8 @@ def _sort_into_classes(files, path):
             raise InputError(f"Expected one file called {label}/{name} in {path}, received two.")
         classes[label][name] = Candidate(name, num_bytes, read)
     if len(classes) < 2 or not all(classes.values()):
-        counts = ", ".join(f"{label} {len(names)}" for label, names in classes.items()) or "none"
+        counts = ", ".join(f"{label} {len(names)}" for label, names in classes.items())
+        counts = say_briefly(counts, 500) or "none"
         raise InputError(
             f"Expected two or more folders with pictures in {path}, one a class, or Kaggle's "
             f"files such as cat.0.jpg. Received (folder and number of files): {counts}."
