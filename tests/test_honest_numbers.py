@@ -404,31 +404,28 @@ def test_labels_stay_with_their_images(plan, augmentation, share, crop):
             np.testing.assert_array_equal(epoch.sum(axis=0), counts)
 
 
+@pytest.mark.parametrize("way", ["in memory", "from the disk", "evaluation"])
 @fewer(4)
-@hypothesis.given(
-    plan=batch_plans(),
-    num_views=st.integers(1, 4),
-    in_memory=st.booleans(),
-    evaluation=st.booleans(),
-)
-def test_labels_stay_with_their_features(plan, num_views, in_memory, evaluation):
+@hypothesis.given(plan=batch_plans(), num_views=st.integers(1, 4), seed=st.integers(0, 999))
+def test_labels_stay_with_their_features(way, plan, num_views, seed):
     """A row of features holds the image's number, so its target must be that image's label."""
-    labels, num_classes = np.array(plan.pop("labels")), plan.pop("num_classes")
-    rows = np.arange(len(labels), dtype=np.float16)
-    views = [np.stack([rows, np.full(len(rows), v)], axis=1).astype("f2") for v in range(num_views)]
+    num_classes, number = plan.pop("num_classes"), 20 + len(plan.pop("labels"))
+    labels = np.random.default_rng(seed).integers(0, num_classes, number)
+    rows = np.arange(number, dtype=np.float16)
+    views = [np.stack([rows, np.full(number, v)], axis=1).astype("f2") for v in range(num_views)]
     targets = pipeline.encode_labels(labels, num_classes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_IN_MEMORY", 2**28 if in_memory else 0)
-        if evaluation:
+        patch.setattr(pipeline, "_IN_MEMORY", 0 if way == "from the disk" else 2**28)
+        if way == "evaluation":
             dataset = pipeline.evaluation_batches(views[0], targets, batch_size=plan["batch_size"])
         else:
             dataset = pipeline.feature_batches(views, targets, **plan)
         found, given = batches_of(dataset)
     index = found[:, 0].astype(int)
     np.testing.assert_array_equal(given, targets[index])
-    epochs = 1 if evaluation else plan["epochs"] - plan["initial_epoch"]
+    epochs = 1 if way == "evaluation" else plan["epochs"] - plan["initial_epoch"]
     for epoch in np.split(index, epochs):
-        np.testing.assert_array_equal(epoch if evaluation else np.sort(epoch), rows)
+        np.testing.assert_array_equal(epoch if way == "evaluation" else np.sort(epoch), rows)
 
 
 def test_rows_of_the_feature_store_are_the_pictures(data_dir, vgg16_weights, tmp_path):
@@ -473,13 +470,11 @@ def test_predictions_stay_with_their_files(
 @st.composite
 def predictions(draw, max_classes=5):
     """Labels and probabilities in steps of 1/1024: exact sums, and many ties."""
-    num_classes = draw(st.integers(2, max_classes))
-    number = draw(st.integers(1, 40))
+    num_classes, number = draw(st.integers(2, max_classes)), draw(st.integers(1, 200))
     steps = draw(st.sampled_from([4, 32, 1024]))
-    cuts = st.lists(st.integers(0, steps), min_size=num_classes - 1, max_size=num_classes - 1)
-    rows = [np.diff([0, *sorted(draw(cuts)), steps]) / steps for _ in range(number)]
-    labels = draw(st.lists(st.integers(0, num_classes - 1), min_size=number, max_size=number))
-    return np.array(labels), np.array(rows)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rows = rng.multinomial(steps, rng.dirichlet(np.full(num_classes, 0.5), number)) / steps
+    return rng.integers(0, num_classes, number), rows
 
 
 @hypothesis.given(predictions())
