@@ -174,7 +174,6 @@ def run(main):
     sys.unraisablehook = functools.partial(_stop_a_little_later, sys.unraisablehook)
     try:
         main()
-        _ignore_stops()
     except InputError as error:
         sys.exit(_say(f"{script}: {error}", 2))
     except BrokenPipeError:
@@ -193,6 +192,8 @@ def run(main):
         sys.exit(_say(f"{script}: {message}", 2))
     except KeyboardInterrupt as stop:
         sys.exit(_stopped(stop))
+    finally:
+        _ignore_stops()
 
 
 def _stopped(stop):
