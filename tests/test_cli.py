@@ -191,3 +191,14 @@ def test_a_stop_is_one_line(parts):
     )
     assert finished.returncode == 130
     assert finished.stderr == "-c: Stopped. Give the same command again.\n"
+
+
+@pytest.mark.parametrize("end", ["return", "sys.exit(0)"])
+def test_a_stop_that_comes_after_the_end_is_ignored(end):
+    code = (
+        "import atexit, os, signal, sys; from catsdogs import cli;"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT);"
+        f"exec('def main(): {end}'); cli.run(main)"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (finished.returncode, finished.stderr) == (0, "")

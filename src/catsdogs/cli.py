@@ -175,7 +175,6 @@ def run(main):
     try:
         try:
             main()
-            _ignore_stops()
         finally:  # here, where a full disk below `> answers.csv` can still be told
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -200,6 +199,8 @@ def run(main):
             + ". Mend that or choose another path."
         )
         sys.exit(_say(f"{script}: {message}", 2))
+    finally:
+        _ignore_stops()
 
 
 def _drop_output():
