@@ -113,6 +113,7 @@ ALLOWED_KERAS = {
 
 MAX_LINES = 260
 LONG = {
+    "files": 270,  # atomic writes and locks
     "data.sketches": 475,  # one drawing, in many strokes, and the processes that draw
     "config": 290,  # a line or two of help for every setting
     "measure": 310,  # one piece of the benchmark after the other
