@@ -100,7 +100,7 @@ def test_links_lead_somewhere(path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "path, num_smaller",
-    zip(NOTEBOOKS, (0, 5, 1), strict=True),
+    list(zip(NOTEBOOKS, (0, 5, 1), strict=True)),
     ids=[path.stem for path in NOTEBOOKS],
 )
 def test_runs_from_top_to_bottom(path, num_smaller, vgg16_weights, tmp_path):
