@@ -102,8 +102,18 @@ def send(command, place, moment, number, hash_seed="0"):
     with contextlib.suppress(subprocess.TimeoutExpired):
         output, errors = process.communicate(timeout=moment)
         return process.returncode, output, errors
+    if number != signal.SIGKILL:
+        # Until Python has loaded the first modules, nobody can answer.
+        while process.poll() is None and not catches(process.pid, signal.SIGTERM):
+            time.sleep(0.01)
     os.killpg(process.pid, number)
     return process.returncode or process.wait(120), *process.communicate()
+
+
+def catches(process, number):
+    """Whether a process has a handler of its own for a signal, as `cli.run` gives it."""
+    status = pathlib.Path(f"/proc/{process}/status").read_text()
+    return bool(int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (number - 1) & 1)
 
 
 @contextlib.contextmanager
@@ -122,8 +132,7 @@ def stopped_at_random(campaign, name, command, place, seconds, signals):
     with contextlib.ExitStack() as faults:
         number = 0
         for kind in signals:
-            # Until Python has loaded the first modules, nobody can answer.
-            moment = random.uniform(0 if kind == signal.SIGKILL else 0.3, 1) * seconds
+            moment = random.uniform(0, seconds)
             code, output, errors = send(command, place, moment, kind, hash_seed=str(number))
             if code == 0:
                 break
