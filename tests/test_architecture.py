@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 
 import pytest
 from conftest import ROOT
@@ -189,6 +190,15 @@ def test_public_names_have_docstrings(module):
     for node in tree.body:
         public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
         assert not public or ast.get_docstring(node), f"{module}.{node.name}"
+
+
+def test_promises_name_tests_that_exist():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+)::(test_\w+)`", readme)
+    assert len(named) > 10
+    for module, test in named:
+        tree = ast.parse((ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8"))
+        assert test in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
 
 
 def test_modules_are_short():
