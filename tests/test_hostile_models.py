@@ -163,6 +163,10 @@ HARMFUL = {
     "a layer of 10 to the 30 numbers": ({"config": setting("Dense", units=10**30)}, "damaged"),
     "a layer of no numbers": ({"config": setting("Dense", units=0)}, "damaged"),
     "another end": ({"config": setting("Activation", name="end", activation="relu")}, "sigmoid"),
+    "a shift that is no number": ({"config": setting("Rescaling", offset={"a": 1})}, "damaged"),
+    "a layer that computes with texts": (
+        {"config": setting("MaxPooling2D", dtype="string")}, "damaged",
+    ),
     "weights in another": ({"weights": link(h5py.ExternalLink("/x.h5", "a"))}, "lie elsewhere"),
     "weights elsewhere in the file": ({"weights": link(h5py.SoftLink("/b"))}, "lie elsewhere"),
     "weights that are another file": ({"weights": weights(outside)}, "lie elsewhere"),

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 
 import keras
+import numpy as np
 
 from catsdogs.fields import CLASSES, check_fields, number, whole
 from catsdogs.files import InputError, atomic_path, say_briefly
@@ -94,6 +95,10 @@ def load_saved_model(run_or_model):
             f"classes, as {path} says of itself. Received: {model.input_shape} to "
             f"{model.output_shape}. Train the run again."
         )
+    try:  # some that Keras builds cannot answer, say for a data type that no layer computes with
+        model(np.zeros((1, side, side, 3), np.float32), training=False)
+    except Exception as error:
+        raise _damaged(path, error) from None
     return SavedModel(path, model, **card)
 
 
