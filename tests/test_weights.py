@@ -114,6 +114,23 @@ def test_truncated_onnx_is_an_error(tmp_path):
         load_vgg16_weights(tmp_path / "half.onnx")
 
 
+def test_onnx_tensor_of_no_type_is_an_error(tmp_path):
+    """Found by test_fuzz.py; arrays in other files are not looked for."""
+    onnx = pytest.importorskip("onnx")
+    tensor = onnx.numpy_helper.from_array(np.zeros((64, 3, 3, 3), np.float32), "kernel")
+    outside = onnx.TensorProto()
+    outside.CopyFrom(tensor)
+    outside.ClearField("raw_data")
+    outside.data_location = onnx.TensorProto.EXTERNAL
+    outside.external_data.add(key="location", value="../../etc/passwd")
+    tensor.data_type = 0
+    for broken in (tensor, outside):
+        graph = onnx.helper.make_graph([], "g", [], [], [broken])
+        (tmp_path / "a.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+        with pytest.raises(InputError, match="which cannot be read"):
+            load_vgg16_weights(tmp_path / "a.onnx")
+
+
 def test_a_wrong_path_does_not_fall_through(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"--weights=.*absent\.h5, which is not there"):
         find_vgg16_weights(tmp_path / "absent.h5")

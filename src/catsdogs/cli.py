@@ -18,7 +18,7 @@ import threading
 import tyro
 
 from catsdogs import runs
-from catsdogs.files import InputError
+from catsdogs.files import InputError, say_briefly
 
 __all__ = [
     "StagePlaces",
@@ -91,7 +91,7 @@ def parse(arguments_class, description, default=None):
             ),
             "",
         )
-        raise InputError(f"{reason}.{hint} See --help.") from None
+        raise InputError(f"{say_briefly(reason, 500)}.{hint} See --help.") from None
 
 
 def parse_stage(presets, description):

@@ -43,6 +43,7 @@ _CHANNELS = {
     "block5_conv2": (512, 512),
     "block5_conv3": (512, 512),
 }
+_ONNX_ERRORS = (OSError, ValueError, TypeError, KeyError)  # two for tensors of unknown types
 _MAX_NUMBERS = 3 * 3 * 512 * 512  # in a tensor
 # SHA-256 of every tensor as little-endian float32 in C order; a kernel as (height, width, in, out).
 _DIGESTS = {
@@ -236,7 +237,7 @@ def _read_onnx(path):
     try:
         graph = onnx.load(path, load_external_data=False).graph
         constants = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
-    except (OSError, ValueError, DecodeError, onnx.checker.ValidationError) as error:
+    except (*_ONNX_ERRORS, DecodeError, onnx.checker.ValidationError) as error:
         raise _unreadable(path, error) from None
     # Graph order is execution order; exporters name layers and tensors as they please.
     convolutions = (node for node in graph.node if node.op_type == "Conv")
