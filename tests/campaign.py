@@ -27,7 +27,8 @@ class Campaign:
 
     def __init__(self, report):
         self.report = report
-        self.rows = {}
+        self.rows, self.notes = {}, {}
+        self.seed = time.time_ns() if report else 0
         self._started = time.monotonic()
 
     def size(self, fast, full):
@@ -36,7 +37,7 @@ class Campaign:
 
     def random(self, name):
         """A `random.Random` of its own for a test: fixed in `make test`, new in `make torture`."""
-        return random.Random(f"{name} {time.time_ns()}" if self.report else name)
+        return random.Random(f"{name} {self.seed}")
 
     @contextlib.contextmanager
     def fault(self, promise):
@@ -49,6 +50,15 @@ class Campaign:
         row["injected"] += 1
         yield
         row["survived"] += 1
+
+    def survive(self, promise, number):
+        """Counts further faults that were injected into what a `fault` has just judged."""
+        for key in ("injected", "survived"):
+            self.rows[promise][key] += number
+
+    def note(self, name, text):
+        """Keeps a figure that belongs to the campaign: a latency, say."""
+        self.notes[name] = text
 
     def table(self):
         """A list of dictionaries: promise, injected, survived, lost."""
@@ -66,11 +76,15 @@ class Campaign:
         yield f"{'':<{width}}" + "".join(f"{key:>10}" for key in keys)
         for row in rows:
             yield f"{row['promise']:<{width}}" + "".join(f"{row[key]:>10,}" for key in keys)
+        yield from (f"{name}: {text}" for name, text in self.notes.items())
 
     def write(self, environment):
         """Writes the table as JSON."""
         minutes = round((time.monotonic() - self._started) / 60, 1)
-        content = {"environment": environment, "minutes": minutes, "campaigns": self.table()}
+        content = {
+            "environment": environment, "minutes": minutes, "seed": self.seed,
+            "campaigns": self.table(), "notes": self.notes,
+        }  # fmt: skip
         self.report.parent.mkdir(parents=True, exist_ok=True)
         self.report.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -101,7 +115,7 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if "campaign" in item.fixturenames]
 
 
-def pytest_terminal_summary(terminalreporter, config):
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
     campaign = config.stash[_KEY]
     if not campaign.report or not campaign.rows:
         return
@@ -110,6 +124,9 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.section("faults injected")
     for line in campaign.describe():
         terminalreporter.write_line(line)
+    if exitstatus:  # a test that failed may not have come to its faults
+        terminalreporter.write_line(f"Not written to {campaign.report}, since something failed.")
+        return
     campaign.write(describe_environment())
     terminalreporter.write_line(f"Written to {campaign.report}")
 

@@ -41,6 +41,12 @@ def _hold(folder, kind="exclusive", *move):
             os.rename(*move)
 
 
+def _write(folder):
+    with atomic_folder(folder):
+        print("ready", flush=True)
+        sys.stdin.read()
+
+
 def _count(folder, number):
     """Counts in a file that only who holds the folder may touch."""
     file = pathlib.Path(folder) / "number"
@@ -65,4 +71,6 @@ def _download(folder, url):
 
 
 if __name__ == "__main__":
-    {"hold": _hold, "count": _count, "download": _download}[sys.argv[1]](*sys.argv[2:])
+    {"hold": _hold, "write": _write, "count": _count, "download": _download}[sys.argv[1]](
+        *sys.argv[2:]
+    )

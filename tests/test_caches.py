@@ -11,9 +11,10 @@ from conftest import ROOT
 from other_process import start
 
 from catsdogs import caches
+from catsdogs.data.download import MICROSOFT_URL
 from catsdogs.data.images import load_split
 from catsdogs.data.splits import load_manifest
-from catsdogs.files import PART, InputError, write_json
+from catsdogs.files import PART, InputError, atomic_path, write_json
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def place(data_dir, tmp_path, monkeypatch):
     (big / "features" / "test-view0-average_pool-64-0c.npy.partial").write_bytes(bytes(300))
     write_json("runs/big/run/config.json", {})
     (tmp_path / "data" / "cats.zip").write_bytes(b"an archive")
-    (tmp_path / "data" / "cats.zip.part").write_bytes(bytes(70))
+    (tmp_path / "data" / DOWNLOAD).write_bytes(bytes(70))
     return tmp_path
 
 
@@ -43,6 +44,9 @@ def kill_while_writing(code):
     code += "\n    os.kill(os.getpid(), signal.SIGKILL)"
     killed = subprocess.run([sys.executable, "-c", prelude + code])
     assert killed.returncode == -signal.SIGKILL
+
+
+DOWNLOAD = MICROSOFT_URL.rpartition("/")[2] + ".part"
 
 
 def is_temporary(path):
@@ -55,7 +59,7 @@ def kept(folder):
         path.relative_to(folder): path.read_bytes()
         for path in folder.rglob("*")
         if path.is_file() and not {"decoded", "features"} & set(path.parts)
-        and path.suffix != ".part" and not any(map(is_temporary, (path, *path.parents)))
+        and path.name != DOWNLOAD and not any(map(is_temporary, (path, *path.parents)))
     }  # fmt: skip
 
 
@@ -126,8 +130,12 @@ def test_hidden_things_of_others_are_no_leftovers(place):
     (place / "data" / ".part-2" / "letter.txt").write_text("dear")
     (place / "data" / ".my-settings").mkdir()
     (place / "data" / ".gitignore").touch()
+    (place / "data" / "cats.zip.part").touch()  # a browser's
+    (place / "data" / "holiday.part").mkdir()
+    (place / "data" / "holiday.part" / "cat.jpg").touch()
     listed = str([cache.paths for cache in caches.list_caches()])
     assert ".part-2" not in listed and "my-settings" not in listed and "gitignore" not in listed
+    assert "cats.zip" not in listed and "holiday" not in listed
 
 
 def test_what_is_in_use_is_left_alone(place):
@@ -136,6 +144,18 @@ def test_what_is_in_use_is_left_alone(place):
         freed, in_use = caches.clear_caches(caches.list_caches(), ["decoded", "leftovers"])
     assert [path.name for path in in_use] == ["big"] and freed == 70
     assert found().keys() == {key for key in listed if key[0] == "big"}
+
+
+def test_what_is_being_written_is_left_alone(place):
+    """Also by who holds nothing but what it writes, as an export does and a notebook."""
+    listed = found()
+    with atomic_path("runs/big/run/model.onnx") as path, start("write", "runs/big/run/export"):
+        path.write_text("half a model")
+        assert len(found()) > len(listed)
+        freed, in_use = caches.clear_caches(caches.list_caches(), ["leftovers"])
+        assert freed == 370 and [folder.name for folder in in_use] == ["run"]
+        assert path.read_text() == "half a model"
+        assert (place / "runs" / "big" / "run" / f"{PART}export").is_dir()
 
 
 def test_script(place):

@@ -288,7 +288,7 @@ def test_names_of_uploads_lead_nowhere(address, root, photos, campaign):
 
 
 def test_ten_clients_at_once(address, photos, campaign):
-    """Everybody gets an answer, and the same one; `make torture` prints how soon."""
+    """Everybody gets an answer, and the same one; `make torture` tells how soon."""
     contents = [(photos / name).read_bytes() for name in ("whole.png", "text.jpg")]
 
     def client(number):
@@ -309,7 +309,9 @@ def test_ten_clients_at_once(address, photos, campaign):
         assert len({answer.partition("data:")[0] for _, answer in found if answer}) == 1
     seconds = np.array([one for one, _ in found])
     p50, p99 = np.percentile(seconds, [50, 99])
-    print(f"{len(seconds)} requests of 10 clients: p50 {p50:.2f} s, p99 {p99:.2f} s")
+    campaign.note(
+        "page", f"{len(seconds)} requests of 10 clients, p50 {p50:.1f} s, p99 {p99:.1f} s"
+    )
 
 
 def test_server_process_connects_to_nothing(root, tmp_path):

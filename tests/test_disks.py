@@ -215,7 +215,7 @@ class ExportSavedModel(Export):
 class Predict(Train):
     """Writes answers to a file, by `> answers.csv`."""
 
-    left = frozenset({"answers.csv"})
+    left = frozenset({"other-answers.csv"})
 
     def set_up(self):
         (self.room / "answers.csv").write_text("earlier answers")
@@ -228,8 +228,6 @@ class Predict(Train):
             with contextlib.suppress(OSError):
                 output.close()
         return code, said
-
-    left = frozenset({"other-answers.csv"})
 
     def result(self):
         return contents(self.room)

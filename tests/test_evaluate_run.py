@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from conftest import METRICS
 
-from catsdogs import evaluate_run, runs
+from catsdogs import evaluate_run
 from catsdogs.data.splits import load_manifest
 from catsdogs.evaluation import evaluate_predictions
 from catsdogs.files import InputError, write_json
@@ -43,7 +44,7 @@ def test_runs_on_other_pictures_are_left_out(data_dir, tmp_path, monkeypatch, ca
     ):  # fmt: skip
         config = {"stage": "scratch", "data_dir": str(place), "smoke": False}
         write_json(tmp_path / name / "config.json", config)
-        metrics = dict.fromkeys(runs._METRICS_KEYS, 0) | {"dataset_digest": seen}
+        metrics = {**METRICS, "dataset_digest": seen}
         write_json(tmp_path / name / "metrics.json", metrics)
     monkeypatch.setattr(evaluate_run, "evaluate", lambda run_dir, data_dir, flip: flip)
     run_dirs = [tmp_path / name for name in "abcd"]

@@ -216,6 +216,17 @@ def test_full_disk_keeps_the_last_whole_state(tmp_path, monkeypatch):
     assert training.completed_epochs(tmp_path) == 1
 
 
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 and no more", None])
+def test_a_damaged_state_is_an_error(tmp_path, damage):
+    with pytest.raises(StoppedError):
+        fit(build(), tmp_path, stop_in_epoch=2)
+    (path,) = (tmp_path / "state").glob("epoch-*.npz")
+    path.write_bytes(path.read_bytes()[:-500] if damage is None else damage)
+    for go_on in (training.completed_seconds, lambda run_dir: fit(build(), run_dir)):
+        with pytest.raises(InputError, match=f"in {path}, received something else"):
+            go_on(tmp_path)
+
+
 def test_rate_too_high_is_an_error(tmp_path):
     with pytest.raises(InputError, match="Expected a finite loss"):
         fit(build("rmsprop", 1e38), tmp_path)

@@ -9,15 +9,18 @@ import dataclasses
 import datetime
 import pathlib
 import re
-import shutil
 
-from catsdogs.files import PART, InputError, hold
+from catsdogs.data.download import MICROSOFT_URL
+from catsdogs.files import PART, InputError, hold, sweep
 
 __all__ = ["Cache", "clear_caches", "describe_caches", "list_caches"]
 
 _DECODED = re.compile(r"[a-z]+-(\d+)-[0-9a-f]+\.npy")
 _FEATURES = re.compile(r"[a-z]+-view\d+-(\w+)-(\d+)-[0-9a-f]+\.npy(\.partial)?")
-_DATA_SET = {"train", "validation", "test", "manifest.json", "decoded", "features"}
+_DATA_SET = {
+    "train", "validation", "test", "manifest.json", "decoded", "features", "augmentation.jpg",
+}  # fmt: skip
+_DOWNLOAD = MICROSOFT_URL.rpartition("/")[2] + ".part"
 _TEMPORARY = "half-written by a process that was killed"
 
 
@@ -39,13 +42,11 @@ class Cache:
     """When one was last read or written, as far as the file system tells."""
 
 
-def list_caches(data_root="data", runs_root="runs", data_dir=None):
-    """Finds caches and leftovers.
+def list_caches(data_dir=None):
+    """Finds caches and leftovers in `data/` and `runs/`.
 
     Args:
-        data_root: Folder of prepared data sets and downloads, `str` or `Path`.
-        runs_root: Folder of folders of runs.
-        data_dir: A prepared data set to look at instead of all this.
+        data_dir: A prepared data set to look at instead, `str` or `Path`.
 
     Returns:
         A list of `Cache`.
@@ -61,16 +62,16 @@ def list_caches(data_root="data", runs_root="runs", data_dir=None):
             )
         return _of_data_set(pathlib.Path(data_dir))
     found, half_written = [], collections.defaultdict(list)
-    for path in _inside(pathlib.Path(data_root)):
+    for path in _inside(pathlib.Path("data")):
         if origin := _data_set_of(path):
             half_written[origin].append(path)
         elif (path / "manifest.json").is_file():
             found += _of_data_set(path)
-        elif path.name.endswith(".part"):
+        elif path.name == _DOWNLOAD and path.is_file():
             found += _measure(path.parent, "leftovers", "unfinished download, goes on", [path])
     for origin, paths in half_written.items():
         found += _measure(origin, "leftovers", _TEMPORARY, paths)
-    for run_dir in sorted(pathlib.Path(runs_root).glob("*/*/")):
+    for run_dir in sorted(pathlib.Path("runs").glob("*/*/")):
         left = [path for place in (run_dir, run_dir / "state") for path in _temporary(place)]
         found += _measure(run_dir, "leftovers", _TEMPORARY, left)
     return found
@@ -92,7 +93,8 @@ def clear_caches(caches, kinds):
             continue
         try:
             with hold(cache.folder):
-                freed += sum(map(_delete, cache.paths))
+                for path in cache.paths:
+                    freed += _delete(path)
         except InputError:
             in_use += [cache.folder] * (cache.folder not in in_use)
     return freed, in_use
@@ -144,7 +146,7 @@ def _data_set_of(path):
     if name == path.name or not {inside.name for inside in _inside(path)} <= _DATA_SET:
         return None
     is_old = name.startswith("old-")
-    replaced = path.with_name(name.removeprefix("old-").removeprefix("lock-"))
+    replaced = path.with_name(name.removeprefix("old-"))
     if is_old and not (replaced / "manifest.json").is_file():
         return None  # killed between taking it away and putting the new one there: the only copy
     return replaced
@@ -168,8 +170,8 @@ def _measure(folder, kind, name, paths):
 def _delete(path):
     """Deletes a file, or a folder with all that is in it; returns how many bytes that were."""
     num_bytes = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
-    if path.is_dir():
-        shutil.rmtree(path)
+    if path.name.startswith(PART):
+        sweep(path)
     else:
         path.unlink(missing_ok=True)
     return num_bytes

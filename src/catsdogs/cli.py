@@ -207,7 +207,8 @@ def _drop_output():
     """Gives up what standard output still holds, if it cannot be written: Python would try again
     at the very end and complain."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -240,11 +241,11 @@ def _stop_a_little_later(answer, ignored):
         answer(ignored)
 
 
-def _answer_early_stop(kind, error, traceback):
+def _answer_early_stop(answer, kind, error, traceback):
     """Ctrl-C while a script still loads what it needs, before `run` watches over it."""
     if issubclass(kind, KeyboardInterrupt):
         sys.exit(_stopped(error))
-    sys.__excepthook__(kind, error, traceback)
+    answer(kind, error, traceback)
 
 
 def _say(message, code):
@@ -270,5 +271,6 @@ def usable_runs(run_dirs):
     return finished
 
 
-# What scripts import after this module takes part of a second.
-sys.excepthook = _answer_early_stop
+# What scripts import after this module takes part of a second. In a notebook Ctrl-C is its own.
+if pathlib.Path(sys.argv[0]).resolve().parent.name == "scripts":
+    sys.excepthook = functools.partial(_answer_early_stop, sys.excepthook)

@@ -5,7 +5,6 @@ import importlib.util
 import logging
 import os
 import pathlib
-import signal
 import sys
 import tempfile
 import threading
@@ -139,8 +138,6 @@ def serve(choices, host, port, threshold=0.8):
     Raises:
         InputError: If nothing can listen there, or Gradio is not installed.
     """
-    # As Ctrl-C does, lest the uploads be left behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="catsdogs-") as folder:
         # Gradio serves what lies in these; by default other programs use them too.
         os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=folder)

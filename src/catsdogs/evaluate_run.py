@@ -3,8 +3,8 @@
 import csv
 import os
 import pathlib
+import shutil
 import sys
-import tempfile
 
 from catsdogs import models, runs
 from catsdogs.calibration import apply_temperature, expected_calibration_error, reliability
@@ -131,8 +131,10 @@ def _evaluate(run_dir, data_dir, flip):
         metrics["test_flip"] = evaluate_predictions(labels, both, classes)
 
     names = [file.name for file in files]
-    with tempfile.TemporaryDirectory(prefix=f"{PART}evaluation-", dir=run_dir) as folder:
-        folder = pathlib.Path(folder)
+    folder = run_dir / f"{PART}evaluation"
+    shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+    folder.mkdir()
+    try:
         _write_predictions(folder / "predictions.csv", names, labels, probabilities, classes)
         _draw(folder, run_dir.name, metrics, labels, probabilities, unscaled)
         write_report(
@@ -145,6 +147,8 @@ def _evaluate(run_dir, data_dir, flip):
             (run_dir / "roc.png").unlink(missing_ok=True)
         for path in sorted(folder.iterdir(), key=lambda path: path.name == "metrics.json"):
             os.replace(path, run_dir / path.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return metrics
 
 

@@ -14,12 +14,13 @@ from catsdogs.fields import check_fields
 
 __all__ = [
     "MAX_PICTURE_BYTES", "PART", "InputError", "atomic_folder", "atomic_path", "hold", "read_json",
-    "say_briefly", "sha256_of", "write_json",
+    "say_briefly", "sha256_of", "sweep", "write_json",
 ]  # fmt: skip
 
 MAX_PICTURE_BYTES = 256 * 2**20  # a larger file is no picture, and is never read into memory
 PART = ".part-"
 """How the names of what is being written begin; a killed process leaves some behind."""
+_OLD = "old-"
 _held = set()  # the folders that this process holds, each by its device and inode
 
 
@@ -69,20 +70,18 @@ def atomic_folder(path):
     process is killed between them, the next call begins by moving the older one back.
     """
     path = pathlib.Path(path)
-    part, old, lock = (path.with_name(PART + name + path.name) for name in ("", "old-", "lock-"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(lock):
+    part, old = (path.with_name(PART + name + path.name) for name in ("", _OLD))
+    with hold(path, wait=True):
         try:
             _settle(path, part, old)
             part.mkdir()
             yield part
-            if not (path.exists() and _swap(part, path)):
-                if path.exists():
-                    os.replace(path, old)
+            os.sync()  # one for all the files in it
+            if not _swap(part, path):
+                os.replace(path, old)
                 os.replace(part, path)
         finally:
             _settle(path, part, old)
-            lock.unlink(missing_ok=True)
 
 
 def _swap(first, second):
@@ -96,7 +95,7 @@ def _swap(first, second):
 
 def _settle(path, part, old):
     """Leaves one folder, the newer one if it has come so far, and nothing beside it."""
-    if old.exists() and not path.exists():
+    if old.exists() and not (path.is_dir() and any(path.iterdir())):
         os.replace(old, path)
     for folder in (part, old):
         shutil.rmtree(folder, ignore_errors=True)
@@ -107,7 +106,7 @@ def hold(folder, *, shared=False, wait=False):
     """Keeps other processes out of a folder while the block runs.
 
     The lock lies on the folder itself: there is no file to be left behind, and it ends with the
-    process, however that ends. It binds those that ask for it, on one machine. What this process
+    process, however that ends. It binds those that ask for it, on a local disk. What this process
     holds already it may hold again; what it replaces in the block it holds until then.
 
     Args:
@@ -126,10 +125,7 @@ def hold(folder, *, shared=False, wait=False):
 
     def answer_others():
         if not wait:
-            raise InputError(
-                f"Expected {folder} to be free, received a folder that another process uses. "
-                "Wait until that one has ended, or choose another folder."
-            )
+            raise _in_use(folder)
         print(f"Waiting for another process that uses {folder}.", file=sys.stderr, flush=True)
 
     made, handle = [], None
@@ -157,12 +153,40 @@ def hold(folder, *, shared=False, wait=False):
             os.close(handle)
 
 
+def sweep(part):
+    """Deletes what `atomic_path` or `atomic_folder` left when it was killed.
+
+    Args:
+        part: A `Path` whose name begins with `PART`.
+
+    Raises:
+        InputError: If a process is at it.
+    """
+
+    def refuse():
+        raise _in_use(part)
+
+    if part.is_dir():
+        with hold(part.with_name(part.name.removeprefix(PART).removeprefix(_OLD))):
+            shutil.rmtree(part)
+    else:
+        with _locked(part, refuse):
+            part.unlink()
+
+
+def _in_use(path):
+    return InputError(
+        f"Expected {path} to be free, received one that another process uses. "
+        "Wait until that one has ended, or choose another place."
+    )
+
+
 @contextlib.contextmanager
-def _locked(path):
+def _locked(path, answer_others=None):
     """Yields a handle of a file, made if missing, that nobody else holds in this way."""
     handle = None
     while handle is None:
-        handle = _lock(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
+        handle = _lock(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX, answer_others)
     try:
         yield handle
     finally:

@@ -95,8 +95,7 @@ class StageRun:
     def __exit__(self, *error):
         self._places.__exit__(*error)
 
-    @property
-    def outcome(self):
+    def finish_if_whole(self):
         """Run folder and metrics of a run that was to be resumed and is whole already, or `None`.
 
         It may have been stopped in its very last moment.

@@ -39,7 +39,7 @@ def train_scratch(config, data_dir=None, run_dir=None, *, resume=False, tensorbo
     """
     places = data_dir, run_dir, resume, tensorboard
     with StageRun("scratch", config, config.augmentation, *places) as stage:
-        if outcome := stage.outcome:
+        if outcome := stage.finish_if_whole():
             return outcome
         config = stage.config
         train = stage.load("train", config.image_size)
@@ -79,7 +79,7 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
     """
     places = data_dir, run_dir, resume, tensorboard
     with StageRun("feature_extract", config, config.variant, *places) as stage:
-        if outcome := stage.outcome:
+        if outcome := stage.finish_if_whole():
             return outcome
         config = stage.config
         # First, so that a wrong --weights is told before the minutes of decoding.
@@ -128,7 +128,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
     """
     places = data_dir, run_dir, resume, tensorboard
     with StageRun("finetune", config, config.variant, *places) as stage:
-        if outcome := stage.outcome:
+        if outcome := stage.finish_if_whole():
             return outcome
         config = stage.config
         start, made = (pathlib.Path(config.start), False) if config.start else _make_start(stage)

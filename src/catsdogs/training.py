@@ -1,14 +1,16 @@
 """Seeds, precision, optimizer, and a fit that can be stopped and continued."""
 
+import contextlib
 import math
 import pathlib
 import sys
 import time
+import zipfile
 
 import keras
 import numpy as np
 
-from catsdogs.files import InputError, atomic_path
+from catsdogs.files import InputError, atomic_path, say_briefly
 from catsdogs.runs import read_history, write_history
 
 __all__ = [
@@ -75,7 +77,7 @@ def completed_seconds(run_dir):
     newest = max(_states(run_dir), key=_epoch_of, default=None)
     if newest is None:
         return 0.0
-    with np.load(newest) as arrays:
+    with _read_state(newest) as arrays:
         return float(arrays["seconds"])
 
 
@@ -235,9 +237,21 @@ def _save(path, variables, **numbers):
 
 
 def _load(path, variables):
-    with np.load(path) as arrays:
+    with _read_state(path) as arrays:
         for number, variable in enumerate(variables):
             variable.assign(arrays[f"arr_{number}"])
+
+
+@contextlib.contextmanager
+def _read_state(path):
+    try:
+        with open(path, "rb") as file, np.load(file) as arrays:
+            yield arrays
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"Expected the state of a stopped run in {path}, received something else "
+            f"({say_briefly(error)}). Start another run with --run-dir."
+        ) from None
 
 
 def _states(run_dir):

@@ -117,7 +117,7 @@ def _examine(candidate):
         sha256 = hashlib.sha256(content).hexdigest()
         image = decode_image(content)
     except (InputError, OSError) as error:
-        return str(error), sha256, size, look
+        return say_briefly(error), sha256, size, look
     size = image.shape[1::-1]
     if min(size) < _MIN_SIDE:
         return f"tiny, {size[0]}x{size[1]} pixels", sha256, size, look

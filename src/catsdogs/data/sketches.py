@@ -21,7 +21,7 @@ import types
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from catsdogs.files import InputError, atomic_path
+from catsdogs.files import InputError
 
 __all__ = ["ANIMALS", "CATS_AND_DOGS", "draw_sketch", "write_sketches"]
 
@@ -459,9 +459,10 @@ def _end_with_parent():
 
 def _write_sketch(job):
     folder, name, seed, index = job
-    with atomic_path(folder / name / f"{name}.{index}.jpg") as path:
-        # The comment is the same for all classes: it gives nothing away.
-        draw_sketch(name, seed, index).save(path, quality=90, comment="A drawing, no photograph.")
+    path = folder / name / f"{name}.{index}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The comment is the same for all classes: it gives nothing away.
+    draw_sketch(name, seed, index).save(path, quality=90, comment="A drawing, no photograph.")
 
 
 def _count(written, total):

@@ -182,6 +182,7 @@ def _folders_once(folder):
     left, seen = [folder], set()
     while left:
         for place, folders, names in os.walk(left.pop(0)):
+            folders.sort()  # of two links to one folder, the first gives the class
             place = pathlib.Path(place)
             status = place.stat()
             if (status.st_dev, status.st_ino) in seen:
