@@ -125,7 +125,7 @@ def by_pixel(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.keras"
     model = keras.Model(inputs, outputs)
     kernel = np.random.default_rng(5).normal(0, 0.1, (4800, 1))
-    model.get_layer("logit").set_weights([kernel, [0]])
+    model.get_layer("logit").set_weights([kernel, np.zeros(1)])
     save_model(model, path, classes=("cat", "dog"), image_size=40, temperature=1)
     return load_saved_model(path)
 
