@@ -162,7 +162,8 @@ def validation_folder(run_dir):
     remedy = "Name some pictures with --pictures."
     if not (folder / "config.json").is_file():
         raise InputError(f"Expected a run folder to find pictures by, received {folder}. {remedy}")
-    data_dir = pathlib.Path(read_json(folder / "config.json", remedy, CONFIG)["data_dir"])
+    table = {"data_dir": CONFIG["data_dir"]}
+    data_dir = pathlib.Path(read_json(folder / "config.json", remedy, table)["data_dir"])
     if not (data_dir / "validation").is_dir():
         raise InputError(f"Expected the run's data set in {data_dir}, found none. {remedy}")
     return str(data_dir / "validation")
