@@ -71,6 +71,5 @@ def _download(folder, url):
 
 
 if __name__ == "__main__":
-    {"hold": _hold, "write": _write, "count": _count, "download": _download}[sys.argv[1]](
-        *sys.argv[2:]
-    )
+    tasks = {"hold": _hold, "write": _write, "count": _count, "download": _download}
+    tasks[sys.argv[1]](*sys.argv[2:])

@@ -255,7 +255,7 @@ def test_prepared_folder_does_not_depend_on_the_order_of_the_files(pictures, tmp
             copy = place / "pictures" / path.relative_to(pictures)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
-        finish(PREPARE, place, seed)
+        finish([*PREPARE, "--train", "32"], place, seed)
         found.append(left_in(place / "data"))
     assert found[0] == found[1]
 
@@ -264,9 +264,9 @@ def test_a_folder_moved_aside_by_a_killed_process_is_moved_back(tmp_path):
     (tmp_path / ".part-old-data").mkdir()
     (tmp_path / ".part-old-data" / "thesis").write_text("words")
     (tmp_path / ".part-data").mkdir()
-    with hold(tmp_path / "data"), pytest.raises(ZeroDivisionError):  # as `prepare` does
-        with atomic_folder(tmp_path / "data"):
-            raise ZeroDivisionError
+    data = tmp_path / "data"
+    with pytest.raises(ZeroDivisionError), hold(data), atomic_folder(data):  # as in `prepare`
+        raise ZeroDivisionError
     assert left_in(tmp_path).keys() == {"data", "data/thesis"}
 
 
