@@ -184,13 +184,21 @@ cli.run(main)
         {"main": "Mortal()"},
     ],
 )
-def test_a_stop_is_one_line(parts):
-    code = STOP.format(**{"after": "", "main": "pass", **parts})
+def test_a_stop_is_one_line(parts, tmp_path):
+    script = tmp_path / "scripts" / "wait.py"
+    script.parent.mkdir()
+    script.write_text(STOP.format(**{"after": "", "main": "pass", **parts}))
     finished = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=50
+        [sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=50
     )
     assert finished.returncode == 130
-    assert finished.stderr == "-c: Stopped. Give the same command again.\n"
+    assert finished.stderr == "wait.py: Stopped. Give the same command again.\n"
+
+
+def test_who_imports_the_module_keeps_their_own_stops():
+    code = "import sys; from catsdogs import cli; print(sys.excepthook is sys.__excepthook__)"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert finished.stdout == "True\n"
 
 
 @pytest.mark.parametrize("end", ["return", "sys.exit(0)"])
