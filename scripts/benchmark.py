@@ -11,7 +11,7 @@ import pathlib
 import tempfile
 
 from catsdogs import benchmark, cli
-from catsdogs.data.splits import find_data_dir
+from catsdogs.data.manifest import find_data_dir
 from catsdogs.files import write_json
 
 

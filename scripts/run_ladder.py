@@ -9,7 +9,7 @@ import dataclasses
 import pathlib
 
 from catsdogs import cli, ladder
-from catsdogs.data.splits import find_data_dir, load_manifest
+from catsdogs.data.manifest import find_data_dir, load_manifest
 
 
 @dataclasses.dataclass(frozen=True)

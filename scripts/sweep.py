@@ -10,7 +10,7 @@ import math
 import pathlib
 
 from catsdogs import cli, ladder
-from catsdogs.data.splits import find_data_dir, load_manifest
+from catsdogs.data.manifest import find_data_dir, load_manifest
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,8 @@ ALLOWED = {
     "data.images": "files data.progress",
     "data.duplicates": "",
     "data.selection": "files data.progress data.images data.duplicates data.sources",
-    "data.splits": "fields files data.progress data.images data.selection",
+    "data.manifest": "fields files",
+    "data.splits": "files data.manifest data.progress data.selection",
     "data.augment": "",
     "data.pipeline": "data.augment",
     "weights": "files network",
@@ -52,15 +53,15 @@ ALLOWED = {
     "ladder_plot": "figures",
     "frontier_plot": "figures",
     "processes": "files",
-    "book": "data.splits models",
+    "book": "data.manifest models",
     "flops": "",
-    "measure": "book data.augment data.images data.pipeline data.splits features flops fused_norm "
-    "models saved_model training",
-    "benchmark": "config data.splits files processes runs",
-    "growth": "cli config data.images data.sketches data.sources data.splits figures files "
-    "processes runs",
-    "preview": "config data.augment data.images data.splits figures plots",
-    "stage_run": "calibration config data.images data.pipeline data.splits evaluation features "
+    "measure": "book data.augment data.images data.manifest data.pipeline features flops "
+    "fused_norm models saved_model training",
+    "benchmark": "config data.manifest files processes runs",
+    "growth": "cli config data.images data.manifest data.sketches data.sources data.splits "
+    "figures files processes runs",
+    "preview": "config data.augment data.images data.manifest figures plots",
+    "stage_run": "calibration config data.images data.pipeline data.manifest evaluation features "
     "figures files fused_norm history_plot models runs saved_model training",
     "model_check": "files",
     "saved_model": "fields files model_check",
@@ -78,12 +79,12 @@ ALLOWED = {
     "slices": "significance",
     "comparison": "files significance",
     "report": "files",
-    "evaluate_run": "calibration data.images data.pipeline data.splits evaluation features figures "
-    "files models plots report runs saved_model slices stage_run weights",
+    "evaluate_run": "calibration data.images data.manifest data.pipeline evaluation features "
+    "figures files models plots report runs saved_model slices stage_run weights",
     "results_table": "",
     "results": "config significance figures files frontier_plot growth ladder_plot results_table "
     "runs tables",
-    "ladder": "data.splits figures files history_plot runs",
+    "ladder": "data.manifest figures files history_plot runs",
 }
 # What is heavy stays where it is needed, so that a script starts at once.
 ALLOWED_TENSORFLOW = {
@@ -124,7 +125,6 @@ LONG = {
     "stage_run": 315,  # one run from its folder to its metrics
     "weights": 330,  # 40 lines of pinned digests
     "data.sources": 350,  # every kind of archive
-    "data.splits": 335,  # the manifest, and what makes it
 }
 
 

@@ -13,7 +13,7 @@ from other_process import start
 from catsdogs import caches
 from catsdogs.data.download import MICROSOFT_URL
 from catsdogs.data.images import load_split
-from catsdogs.data.splits import load_manifest
+from catsdogs.data.manifest import load_manifest
 from catsdogs.files import PART, InputError, atomic_path, write_json
 
 

@@ -94,7 +94,7 @@ class Decode:
 
     def run(self):
         from catsdogs.data.images import load_split
-        from catsdogs.data.splits import load_manifest
+        from catsdogs.data.manifest import load_manifest
 
         manifest = load_manifest(self.data_dir)
         return run_function(lambda: load_split(self.data_dir, manifest, "train", 64))

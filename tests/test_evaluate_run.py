@@ -5,7 +5,7 @@ import pytest
 from conftest import METRICS
 
 from catsdogs import evaluate_run
-from catsdogs.data.splits import load_manifest
+from catsdogs.data.manifest import load_manifest
 from catsdogs.evaluation import evaluate_predictions
 from catsdogs.files import InputError, write_json
 

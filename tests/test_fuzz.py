@@ -24,8 +24,9 @@ from PIL import Image
 
 from catsdogs import cli, config, models, runs, weights
 from catsdogs.data import images
+from catsdogs.data.manifest import load_manifest
 from catsdogs.data.sources import open_source
-from catsdogs.data.splits import load_manifest, prepare
+from catsdogs.data.splits import prepare
 from catsdogs.files import InputError, write_json
 from catsdogs.saved_model import load_saved_model, read_card, save_model
 

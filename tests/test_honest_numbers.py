@@ -29,8 +29,9 @@ from catsdogs.config import FEATURE_EXTRACT, SCRATCH
 from catsdogs.data import images as images_module
 from catsdogs.data import pipeline
 from catsdogs.data.images import decode_image, load_split, map_pictures
+from catsdogs.data.manifest import SPLITS, load_manifest
 from catsdogs.data.sources import open_source
-from catsdogs.data.splits import SPLITS, load_manifest, prepare
+from catsdogs.data.splits import prepare
 from catsdogs.evaluation import confusion_matrix, evaluate_predictions, roc_auc, roc_curve
 from catsdogs.features import FeatureStore
 from catsdogs.files import InputError

@@ -19,8 +19,9 @@ from hostile_files import png, raw_zip
 from PIL import Image, PngImagePlugin
 
 from catsdogs.data.images import decode_image
+from catsdogs.data.manifest import load_manifest
 from catsdogs.data.sources import open_source
-from catsdogs.data.splits import load_manifest, prepare
+from catsdogs.data.splits import prepare
 from catsdogs.files import InputError
 from catsdogs.prediction import predict_pictures
 

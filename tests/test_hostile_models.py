@@ -15,7 +15,7 @@ from hostile_files import edit_model, raw_zip
 from PIL import Image
 
 from catsdogs import models, results, runs
-from catsdogs.data.splits import load_manifest
+from catsdogs.data.manifest import load_manifest
 from catsdogs.fields import check_fields
 from catsdogs.files import InputError, write_json
 from catsdogs.saved_model import load_saved_model, save_model

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catsdogs.data import images, sources, splits
+from catsdogs.data import images, manifest, sources, splits
 from catsdogs.data.images import decode_image, load_split
 from catsdogs.files import InputError
 
@@ -234,7 +234,7 @@ def prepared(tmp_path):
         picture.save(folder / f"{index}.png")
     with sources.open_source(tmp_path / "pets") as source:
         splits.prepare(source, tmp_path / "data", train=6, validation=4, test=2)
-    return tmp_path / "data", splits.load_manifest(tmp_path / "data")
+    return tmp_path / "data", manifest.load_manifest(tmp_path / "data")
 
 
 def decoded_files(data_dir):

@@ -16,8 +16,9 @@ from PIL import Image
 
 from catsdogs.data import selection, sources, splits
 from catsdogs.data.duplicates import group_look_alikes, look_of
+from catsdogs.data.manifest import load_manifest
 from catsdogs.data.sources import open_source
-from catsdogs.data.splits import load_manifest, prepare
+from catsdogs.data.splits import prepare
 from catsdogs.files import InputError
 
 SIZES = {"train": 6, "validation": 4, "test": 2}

@@ -15,8 +15,9 @@ from catsdogs import console, evaluate_run, models, runs, stage_run, stages, tra
 from catsdogs.calibration import apply_temperature
 from catsdogs.config import FeatureExtractConfig, FinetuneConfig, ScratchConfig
 from catsdogs.data.images import load_split
+from catsdogs.data.manifest import load_manifest
 from catsdogs.data.sources import open_source
-from catsdogs.data.splits import load_manifest, prepare
+from catsdogs.data.splits import prepare
 from catsdogs.evaluation import class_probabilities, evaluate_predictions
 from catsdogs.files import InputError
 from catsdogs.saved_model import load_model, load_saved_model

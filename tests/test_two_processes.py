@@ -20,9 +20,10 @@ from other_process import CONTENT, start
 
 from catsdogs import evaluate_run, export, features, models, runs, stages
 from catsdogs.config import FinetuneConfig, ScratchConfig
+from catsdogs.data.manifest import load_manifest
 from catsdogs.data.pipeline import image_view
 from catsdogs.data.sources import open_source
-from catsdogs.data.splits import load_manifest, prepare
+from catsdogs.data.splits import prepare
 from catsdogs.files import InputError, hold
 from catsdogs.saved_model import load_saved_model
 

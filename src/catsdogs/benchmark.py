@@ -12,7 +12,7 @@ import time
 
 from catsdogs import config as presets
 from catsdogs import runs
-from catsdogs.data.splits import SPLITS, load_manifest
+from catsdogs.data.manifest import SPLITS, load_manifest
 from catsdogs.files import read_json, write_json
 from catsdogs.processes import run_python
 

@@ -9,7 +9,7 @@ import timeit
 import keras
 
 from catsdogs import models
-from catsdogs.data.splits import load_manifest
+from catsdogs.data.manifest import load_manifest
 
 __all__ = ["time_book"]
 

@@ -9,8 +9,8 @@ import sys
 from catsdogs import models, runs
 from catsdogs.calibration import apply_temperature, expected_calibration_error, reliability
 from catsdogs.data.images import load_split
+from catsdogs.data.manifest import load_manifest
 from catsdogs.data.pipeline import encode_labels, evaluation_batches
-from catsdogs.data.splits import load_manifest
 from catsdogs.evaluation import class_probabilities, evaluate_predictions, roc_auc, roc_curve
 from catsdogs.features import CUT, FeatureStore
 from catsdogs.figures import save_figure

@@ -155,8 +155,9 @@ def _take_step(step, folder, number):
     # Here and not on top: the process that starts the others needs none of this.
     from catsdogs.config import FEATURE_EXTRACT, SCRATCH
     from catsdogs.data.images import load_split
+    from catsdogs.data.manifest import load_manifest
     from catsdogs.data.sources import open_source
-    from catsdogs.data.splits import load_manifest, prepare
+    from catsdogs.data.splits import prepare
 
     folder = pathlib.Path(folder)
     data = folder / "data"

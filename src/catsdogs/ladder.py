@@ -13,7 +13,7 @@ import sys
 import time
 
 from catsdogs import runs
-from catsdogs.data.splits import load_manifest
+from catsdogs.data.manifest import load_manifest
 from catsdogs.figures import save_figure
 from catsdogs.files import InputError, atomic_path, read_json
 from catsdogs.history_plot import plot_history

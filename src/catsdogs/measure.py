@@ -21,8 +21,8 @@ from catsdogs import models, training
 from catsdogs.book import time_book
 from catsdogs.data.augment import NUM_RANDOM, augment
 from catsdogs.data.images import decode_image, load_split
+from catsdogs.data.manifest import load_manifest
 from catsdogs.data.pipeline import encode_labels, image_batches
-from catsdogs.data.splits import load_manifest
 from catsdogs.features import CUT, FeatureStore
 from catsdogs.flops import convolve, count_flops, flops_of, possible_gflops
 from catsdogs.fused_norm import training_copy

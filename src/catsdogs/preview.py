@@ -7,7 +7,7 @@ import numpy as np
 from catsdogs.config import SCRATCH
 from catsdogs.data.augment import augment, view_random
 from catsdogs.data.images import load_split
-from catsdogs.data.splits import load_manifest
+from catsdogs.data.manifest import load_manifest
 from catsdogs.figures import save_figure
 from catsdogs.plots import plot_image_grid
 

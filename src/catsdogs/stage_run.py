@@ -14,13 +14,13 @@ from catsdogs import config as presets
 from catsdogs import runs, training
 from catsdogs.calibration import apply_temperature, fit_temperature
 from catsdogs.data.images import load_split
+from catsdogs.data.manifest import find_data_dir, load_manifest
 from catsdogs.data.pipeline import (
     encode_labels,
     evaluation_batches,
     feature_batches,
     image_batches,
 )
-from catsdogs.data.splits import find_data_dir, load_manifest
 from catsdogs.evaluation import class_probabilities, evaluate_predictions
 from catsdogs.features import FeatureStore
 from catsdogs.figures import save_figure

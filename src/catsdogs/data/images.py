@@ -97,7 +97,7 @@ def load_split(data_dir, manifest, split, image_size):
 
     Args:
         data_dir: Folder that `catsdogs.data.splits.prepare` made.
-        manifest: Its manifest, from `catsdogs.data.splits.load_manifest`.
+        manifest: Its manifest, from `catsdogs.data.manifest.load_manifest`.
         split: `"train"`, `"validation"` or `"test"`.
         image_size: Side of the square images in pixels.
 
