@@ -108,11 +108,11 @@ def describe_caches(caches):
             folder = cache.folder
             yield str(folder)
         yield (
-            f"  {cache.kind:<9}  {_megabytes(cache.num_bytes)}  {cache.num_files:>6,} files  "
+            f"  {cache.kind:<9}  {_megabytes(cache.num_bytes)}  {_files(cache.num_files)}  "
             f"used {cache.last_used}  {cache.name}"
         )
     num_bytes, num_files = (sum(getattr(c, n) for c in caches) for n in ("num_bytes", "num_files"))
-    yield f"{'all':<11}  {_megabytes(num_bytes)}  {num_files:>6,} files"
+    yield f"{'all':<11}  {_megabytes(num_bytes)}  {_files(num_files)}"
 
 
 def _of_data_set(folder):
@@ -175,6 +175,10 @@ def _delete(path):
     else:
         path.unlink(missing_ok=True)
     return num_bytes
+
+
+def _files(number):
+    return f"{number:>6,} file" + ("s" if number != 1 else " ")
 
 
 def _megabytes(num_bytes):

@@ -117,7 +117,8 @@ class FeatureExtractConfig:
     pooling: Literal["average", "none"] = "average"
     """Average the last feature map over positions, or keep every position as the book does."""
     normalize: bool = True
-    """Whether to normalise each image's features first, which speeds up learning."""
+    """Each image's features are normalised first, which speeds up learning; --no-normalize does
+    without."""
     units: int = 256
     """Width of the dense layer."""
     dropout: float = 0.5

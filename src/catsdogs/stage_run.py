@@ -86,8 +86,8 @@ class StageRun:
             opened = runs.open_run(settings, run_dir, resume=resume)
             self.run_dir = stack.enter_context(opened)
             self._places = stack.pop_all()
-        what = "drawings, not photographs" if self._manifest.is_drawing else "photographs"
-        print(f"{self._manifest.dataset} ({what}), {self.precision}, {self.run_dir}", flush=True)
+        what = " (drawings, not photographs)" if self._manifest.is_drawing else ""
+        print(f"{self._manifest.dataset}{what}, {self.precision}, {self.run_dir}", flush=True)
 
     def __enter__(self):
         return self
