@@ -3,7 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
-ARCHIVE ?=
+# As it was given, whatever characters are in it.
+override ARCHIVE := $(value ARCHIVE)
+export ARCHIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run photos ladder results benchmark growth notebooks test torture lint clean
@@ -27,7 +29,7 @@ run: $(READY)  ## the whole ladder at a small setting, on drawings if there are 
 	$(BIN)/python scripts/run_ladder.py --small
 
 photos: $(READY)  ## prepare the real photographs; ARCHIVE=path for a zip you have already
-	$(BIN)/python scripts/prepare_data.py $(if $(ARCHIVE),--archive '$(ARCHIVE)')
+	$(BIN)/python scripts/prepare_data.py $${ARCHIVE:+--archive "$$ARCHIVE"}
 
 ladder: $(READY)  ## the full runs on the photographs, as in the README's table (hours; resumes)
 	$(BIN)/python scripts/run_ladder.py --data-dir data/dogs-vs-cats

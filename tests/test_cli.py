@@ -210,3 +210,23 @@ def test_a_stop_that_comes_after_the_end_is_ignored(end):
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (finished.returncode, finished.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_hindrance(closed, tmp_path):
+    command = f'"{sys.executable}" "{ROOT}/scripts/prepare_data.py" --help {closed}'
+    assert subprocess.run(command, shell=True, cwd=tmp_path).returncode == 0
+    command = command.replace("--help", "--sketches --train 4 --validation 2 --test 2")
+    assert subprocess.run(command, shell=True, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "data" / "sketches" / "manifest.json").exists()
+
+
+def test_a_backend_that_is_not_installed_is_one_line(tmp_path):
+    (tmp_path / "jax.py").write_text("raise ModuleNotFoundError('No module', name='jax')")
+    finished = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "predict.py", "run", "picture.jpg"],
+        capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": f"{tmp_path}:{sys.path[0]}"},
+    )  # fmt: skip
+    assert finished.returncode == 2 and len(finished.stderr.splitlines()) == 1
+    assert "Set KERAS_BACKEND=tensorflow" in finished.stderr

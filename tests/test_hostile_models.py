@@ -1,13 +1,16 @@
 """Models and JSON files from strangers: nothing of theirs runs, and one line says what is wrong."""
 
+import errno
 import io
 import json
+import os
 import re
 import runpy
 import sys
 import zipfile
 
 import h5py
+import keras
 import numpy as np
 import pytest
 from conftest import METRICS, ROOT
@@ -18,7 +21,7 @@ from catsdogs import models, results, runs
 from catsdogs.data.manifest import load_manifest
 from catsdogs.fields import check_fields
 from catsdogs.files import InputError, write_json
-from catsdogs.saved_model import load_saved_model, save_model
+from catsdogs.saved_model import load_model, load_saved_model, save_model
 
 
 @pytest.fixture(scope="module")
@@ -446,3 +449,14 @@ def test_keras_reads_what_is_looked_through(honest, tmp_path):
         archive.writestr("config.json", json.dumps(config))
     with pytest.raises(InputError, match="Lambda"):
         load_saved_model(path)
+
+
+def test_a_full_disk_is_not_the_models_fault(honest, tmp_path, monkeypatch):
+    (tmp_path / "model.keras").write_bytes(honest)
+
+    def fill(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(keras.saving, "load_model", fill)
+    with pytest.raises(OSError, match="No space left"):
+        load_model(tmp_path)

@@ -111,7 +111,8 @@ def test_hostile_names_stay_inside(tmp_path):
         (["readme.txt"], "none"),
         ([], "none"),
         (["train/cat/1.jpg", "validation/cat/2.jpg"], "split already"),
-        (["cat/1.jpg", "CAT/1.jpg", "dog/1.jpg"], "received two"),
+        (["cat/1.jpg", "CAT/2.jpg", "dog/1.jpg"], "differ in more than capital letters"),
+        (["cat/a/1.jpg", "cat/a-1.jpg", "dog/1.jpg"], "received two"),
     ],
 )
 def test_unusable_layouts(tmp_path, names, complaint):
@@ -119,6 +120,15 @@ def test_unusable_layouts(tmp_path, names, complaint):
     with pytest.raises(InputError, match=complaint) as caught:
         names_in(tmp_path / "a.zip")
     assert "\n" not in str(caught.value)
+
+
+def test_a_class_may_be_called_test1(tmp_path):
+    names = [f"test{number}/{number}.jpg" for number in (1, 2, 3)]
+    for name in names:
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"x")
+    with sources.open_source(tmp_path) as source:
+        assert list(source.list_candidates()) == ["test1", "test2", "test3"]
 
 
 def test_empty_class_folder(tmp_path):

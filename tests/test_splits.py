@@ -467,3 +467,23 @@ def test_sketches_are_drawn_only_when_needed(tmp_path, monkeypatch):
         assert prepare(source, tmp_path / "data", **SIZES) == first
     with sources.open_sketches(6, seed=4) as other:
         assert other.fingerprint != first.source
+
+
+@pytest.mark.parametrize("place", ["notes.txt", "run-seed0/model.keras", "train/cat/mine.jpg"])
+@pytest.mark.parametrize("manifest", ["damaged picture", "foreign"])
+def test_what_lies_beside_the_pictures_is_not_lost(tmp_path, place, manifest):
+    """Neither when damage is repaired nor when a manifest that is none of ours is overwritten."""
+    build(tmp_path, pets())
+    data_dir = tmp_path / "data"
+    (data_dir / place).parent.mkdir(parents=True, exist_ok=True)
+    (data_dir / place).write_text("precious")
+    if manifest == "foreign":
+        (data_dir / "manifest.json").write_text('{"name": "a web page"}')
+        if place.startswith("train"):
+            return  # nothing tells whose that is, and it was asked to be overwritten
+    else:
+        next((data_dir / "train" / "cat").glob("cat*")).write_bytes(b"")
+    before = everything(data_dir)
+    with pytest.raises(InputError, match=f"received {place.split('/')[0]}.*would be lost"):
+        build(tmp_path, pets(), overwrite=True)
+    assert everything(data_dir) == before

@@ -227,6 +227,14 @@ def test_a_damaged_state_is_an_error(tmp_path, damage):
             go_on(tmp_path)
 
 
+def test_a_history_that_lacks_epochs_is_an_error(tmp_path):
+    with pytest.raises(StoppedError):
+        fit(build(), tmp_path, stop_in_epoch=2)
+    (tmp_path / "history.csv").write_text("epoch,loss,accuracy,val_loss,val_accuracy\n")
+    with pytest.raises(InputError, match=r"history\.csv"):
+        fit(build(), tmp_path)
+
+
 def test_rate_too_high_is_an_error(tmp_path):
     with pytest.raises(InputError, match="Expected a finite loss"):
         fit(build("rmsprop", 1e38), tmp_path)

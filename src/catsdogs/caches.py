@@ -11,15 +11,13 @@ import pathlib
 import re
 
 from catsdogs.data.download import MICROSOFT_URL
+from catsdogs.data.manifest import CONTENT
 from catsdogs.files import PART, InputError, hold, sweep
 
 __all__ = ["Cache", "clear_caches", "describe_caches", "list_caches"]
 
 _DECODED = re.compile(r"[a-z]+-(\d+)-[0-9a-f]+\.npy")
 _FEATURES = re.compile(r"[a-z]+-view\d+-(\w+)-(\d+)-[0-9a-f]+\.npy(\.partial)?")
-_DATA_SET = {
-    "train", "validation", "test", "manifest.json", "decoded", "features", "augmentation.jpg",
-}  # fmt: skip
 _DOWNLOAD = MICROSOFT_URL.rpartition("/")[2] + ".part"
 _TEMPORARY = "half-written by a process that was killed"
 
@@ -67,7 +65,7 @@ def list_caches(data_dir=None):
             half_written[origin].append(path)
         elif (path / "manifest.json").is_file():
             found += _of_data_set(path)
-        elif path.name == _DOWNLOAD and path.is_file():
+        elif path.name == _DOWNLOAD and path.is_file() and not path.is_symlink():
             found += _measure(path.parent, "leftovers", "unfinished download, goes on", [path])
     for origin, paths in half_written.items():
         found += _measure(origin, "leftovers", _TEMPORARY, paths)
@@ -143,7 +141,7 @@ def _temporary(folder):
 def _data_set_of(path):
     """The data set that a temporary folder was meant to be or has been, `None` if it is neither."""
     name = path.name.removeprefix(PART)
-    if name == path.name or not {inside.name for inside in _inside(path)} <= _DATA_SET:
+    if name == path.name or not {inside.name for inside in _inside(path)} <= CONTENT:
         return None
     is_old = name.startswith("old-")
     replaced = path.with_name(name.removeprefix("old-"))

@@ -33,7 +33,7 @@ __all__ = [
 _USERS_ERRNO = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
     errno.EBUSY, errno.EXDEV, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
-    errno.ENAMETOOLONG,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
 )  # fmt: skip
 
 _TRAINED = "Go on with the same command and --resume."
@@ -151,6 +151,13 @@ def load_quietly(module):
             logging.getLogger("tensorflow").setLevel(logging.ERROR)
             tf.config.list_logical_devices()  # the last chatter comes with the devices
             return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name not in ("jax", "torch", "openvino"):
+                raise
+            raise InputError(
+                f"Expected the package {error.name}, which KERAS_BACKEND or keras.json in Keras's "
+                "folder asks for, found none. Set KERAS_BACKEND=tensorflow."
+            ) from None
         except Exception:
             chatter.seek(0)
             os.write(stderr, chatter.read())
@@ -176,8 +183,7 @@ def run(main):
         try:
             main()
         finally:  # here, where a full disk below `> answers.csv` can still be told
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except InputError as error:
         sys.exit(_say(f"{script}: {error}", 2))
     except BrokenPipeError:
@@ -185,6 +191,8 @@ def run(main):
         sys.exit(141)
     except KeyboardInterrupt as stop:
         sys.exit(_stopped(stop))
+    except MemoryError:
+        sys.exit(_say(f"{script}: Expected enough memory, received too little. Free some.", 2))
     except Exception as error:
         # HDF5 and TensorFlow raise errors of their own, which name the cause only in their text.
         full = os.strerror(errno.ENOSPC) in str(error)
@@ -207,8 +215,7 @@ def _drop_output():
     """Gives up what standard output still holds, if it cannot be written: Python would try again
     at the very end and complain."""
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -271,6 +278,14 @@ def usable_runs(run_dirs):
     return finished
 
 
+def _replace_closed_streams():
+    """Opens what was closed by `>&-`, or the next file that is opened would take its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (as long as the process)
+
+
+_replace_closed_streams()
 # What scripts import after this module takes part of a second. In a notebook Ctrl-C is its own.
 if pathlib.Path(sys.argv[0]).resolve().parent.name == "scripts":
     sys.excepthook = functools.partial(_answer_early_stop, sys.excepthook)

@@ -20,6 +20,7 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]
 INK, GREY, PALE = "#222222", "#767676", "#E4E4E4"
 STYLE = {
     "font.size": 10,
+    "text.parse_math": False,  # names may have dollar signs
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": GREY,

@@ -46,7 +46,11 @@ def atomic_path(path):
     Yields:
         A `Path` in the same folder (so the rename stays on one file system) with the same suffix.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.path.realpath(path))  # a link stays one
+    if path.exists() and not path.is_file():
+        raise InputError(
+            f"Expected a file's name, received {path}, a folder or a device. Choose another one."
+        )
     part = path.with_name(PART + path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(part) as handle:
@@ -186,7 +190,8 @@ def _locked(path, answer_others=None):
     """Yields a handle of a file, made if missing, that nobody else holds in this way."""
     handle = None
     while handle is None:
-        handle = _lock(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX, answer_others)
+        # No link that another user has put there is written through.
+        handle = _lock(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, fcntl.LOCK_EX, answer_others)
     try:
         yield handle
     finally:

@@ -130,7 +130,6 @@ def update(root="."):
             f"Expected evaluated runs in {root / 'results'}, found none. "
             "Add some: python scripts/update_results.py runs/dogs-vs-cats/*/"
         )
-    write_json(root / "results" / "summary.json", summary)
     figures = {"ladder": plot_results(summary, _PUBLISHED)}
     benchmark, growth = root / "results" / "benchmark.json", root / "results" / "growth.json"
     if benchmark.exists():
@@ -139,9 +138,11 @@ def update(root="."):
     if growth.exists():
         found = read_json(growth, "Run scripts/measure_growth.py again.", GROWTH)
         figures["growth"] = plot_growth(found["rows"])
+    readme = readme_with_table((root / "README.md").read_text(encoding="utf-8"), summary)
+    # From here on nothing is read that could be refused.
+    write_json(root / "results" / "summary.json", summary)
     for name, figure in figures.items():
         save_figure(figure, root / "results" / f"{name}.png")
-    readme = readme_with_table((root / "README.md").read_text(encoding="utf-8"), summary)
     with atomic_path(root / "README.md") as path:
         path.write_text(readme, encoding="utf-8")
     return ["results/summary.json", *(f"results/{name}.png" for name in figures), "README.md"]

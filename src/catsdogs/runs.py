@@ -95,7 +95,8 @@ def _check_place(settings, free, present, resume):
     """Refuses a folder that a run cannot take, by the names of what is `present` in it."""
     if "metrics.json" in present and not resume:  # another process has finished it in this moment
         raise _foreign(free)
-    if "config.json" in present and present & {"history.csv", "metrics.json"}:
+    begun = present & {"history.csv", "metrics.json"} or any(free.glob("state/epoch-*.npz"))
+    if "config.json" in present and begun:
         started = read_json(free / "config.json")
         if not resume:
             raise InputError(

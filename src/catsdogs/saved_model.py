@@ -5,6 +5,7 @@ size and how pictures are resized. Keras passes over that member, so the file lo
 """
 
 import dataclasses
+import errno
 import json
 import pathlib
 import zipfile
@@ -23,6 +24,9 @@ _CARD = "catsdogs.json"
 _CARD_TABLE = {
     "classes": CLASSES, "image_size": whole(8, 2048), "temperature": number(1e-6, 1e6),
 }  # fmt: skip
+_NOT_THE_MODELS_FAULT = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+)  # fmt: skip
 _ZIP_ERRORS = (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 # The whole of what `catsdogs.data.images.decode_image` does, for who has the model alone.
@@ -152,7 +156,11 @@ def load_model(run_or_model):
             f"Expected a model as this project makes them, received {path}, {error}. "
             "Use a model that was trained here."
         ) from None
+    except MemoryError:
+        raise
     except Exception as error:  # Keras says nowhere what it raises on a file that is not one of its
+        if getattr(error, "errno", None) in _NOT_THE_MODELS_FAULT:
+            raise
         raise _damaged(path, error) from None
 
 

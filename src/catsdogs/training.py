@@ -198,6 +198,11 @@ class _RunState(keras.callbacks.Callback):
         model.optimizer.build(model.trainable_variables)
         _load(_state_path(self._run_dir, epoch), _all_variables(model))
         history = read_history(self._run_dir)
+        if min(map(len, history.values())) < epoch:
+            raise InputError(
+                f"Expected {epoch} epochs in {self._run_dir / 'history.csv'}, as in the run's "
+                "state, received fewer. Start another run with --run-dir."
+            )
         self.history = {name: history[name][:epoch] for name in self.history}
 
     def on_epoch_end(self, epoch, logs=None):
@@ -255,7 +260,7 @@ def _read_state(path):
 
 
 def _states(run_dir):
-    return sorted((pathlib.Path(run_dir) / "state").glob("epoch-*.npz"))
+    return sorted((pathlib.Path(run_dir) / "state").glob(f"epoch-{4 * '[0-9]'}.npz"))
 
 
 def _state_path(run_dir, epoch):

@@ -10,9 +10,11 @@ import re
 from catsdogs.fields import CLASSES, NAME, TEXT, Field, one_of, whole
 from catsdogs.files import InputError, read_json
 
-__all__ = ["FORMAT", "SPLITS", "ImageFile", "Manifest", "find_data_dir", "load_manifest"]
+__all__ = ["CONTENT", "FORMAT", "SPLITS", "ImageFile", "Manifest", "find_data_dir", "load_manifest"]
 
 SPLITS = ("train", "validation", "test")
+CONTENT = {*SPLITS, "manifest.json", "decoded", "features", "augmentation.jpg"}
+"""Names of all that this project puts into a data set's folder."""
 
 FORMAT = 1  # raised when the manifest's meaning changes
 _SHA256 = Field("a SHA-256", lambda value: re.fullmatch("[0-9a-f]{64}", str(value)) is not None)

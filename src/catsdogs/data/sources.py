@@ -26,8 +26,8 @@ __all__ = [
 ]  # fmt: skip
 
 _KAGGLE_NAME = re.compile(r"(cat|dog)\.\d+\.jpg", re.IGNORECASE)
-# Kaggle's unlabelled pictures, and what file managers leave behind.
-_IGNORED = {"test1", "test1.zip", "__macosx", "thumbs.db", "desktop.ini"}
+_UNLABELLED = {"test1", "test1.zip"}  # Kaggle's, beside `train`
+_IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # what file managers leave behind
 _MAX_UNPACKED = 2**30, 100  # bytes; how many times its own size an archive may exceed them by
 _MAX_NAME = 150  # bytes: room for what file systems, most with 255, are asked to put before it
 # What a zip is read with, and what is wrong with it: a flag, a version, an offset, a name.
@@ -104,7 +104,7 @@ def open_source(path):
         InputError: If there is nothing at `path`, the archive is broken, no classes can be told
             apart or a class has no files.
     """
-    path = pathlib.Path(path).expanduser().resolve()
+    path = pathlib.Path(os.path.realpath(pathlib.Path(path).expanduser()))
     with contextlib.ExitStack() as stack:
         if path.is_dir():
             files, name = _files_in_folder(path), path.name
@@ -260,6 +260,8 @@ def _sort_into_classes(files, path):
         parts = (*(part for part in parts[:-1] if part.strip(".")), parts[-1])
         if not any(part.startswith(".") or part.lower() in _IGNORED for part in parts):
             kept.append((parts, num_bytes, read))
+    if any("train" in map(str.lower, parts[:-1]) for parts, *_ in kept):
+        kept = [file for file in kept if not _UNLABELLED & {part.lower() for part in file[0]}]
     wrapper = path.name
     while len(folders := {parts[0] for parts, _, _ in kept if len(parts) > 1}) == 1:
         wrapper = folders.pop()
@@ -267,10 +269,16 @@ def _sort_into_classes(files, path):
     if lower := {folder.lower() for folder in folders} & _SPLIT_NAMES:
         raise InputError(
             f"Expected one folder a class in {path}, received {', '.join(sorted(lower))}: these "
-            "pictures are split already. Pass a folder that holds one of the splits."
+            "pictures are split already. Pass a folder that holds one of the splits, or, if that "
+            "is a class, give it another name."
         )
     is_microsoft = wrapper.lower() == "petimages"
     classes = {_plain_name(folder.lower()): {} for folder in sorted(folders)}
+    if len(classes) < len(folders):
+        raise InputError(
+            f"Expected the class folders in {path} to differ in more than capital letters, "
+            f"received {say_briefly(', '.join(sorted(folders)), 500)}. Rename or merge them."
+        )
     for parts, num_bytes, read in kept:
         label = _plain_name(parts[0].lower())
         if not folders and (kaggle := _KAGGLE_NAME.fullmatch(parts[0])):

@@ -2,12 +2,14 @@
 
 import contextlib
 import hashlib
+import os
 import pathlib
 
-from catsdogs.data.manifest import FORMAT, SPLITS, load_manifest
+from catsdogs.data.manifest import CONTENT, FORMAT, SPLITS, load_manifest
 from catsdogs.data.progress import Progress
 from catsdogs.data.selection import select_pictures
 from catsdogs.files import (
+    PART,
     InputError,
     atomic_folder,
     hold,
@@ -47,13 +49,15 @@ def prepare(source, data_dir, *, train=2000, validation=1000, test=1000, overwri
             f"Received: --train {train} --validation {validation} --test {test}. Take multiples of "
             f"{source.num_classes}."
         )
-    data_dir = pathlib.Path(data_dir).resolve()
+    data_dir = pathlib.Path(os.path.realpath(data_dir))
     found = _find_prepared(source, data_dir, sizes, overwrite)
     if found is not None:
         return found
     with hold(data_dir):
         # Once more: another process may have prepared it in the meantime.
         found = _find_prepared(source, data_dir, sizes, overwrite)
+        if found is None:
+            _check_nothing_is_lost(data_dir)
         return found or _prepare(source, data_dir, sizes)
 
 
@@ -71,6 +75,25 @@ def _find_prepared(source, data_dir, sizes, overwrite):
             "--overwrite, or choose another folder with --data-dir."
         )
     return None
+
+
+def _check_nothing_is_lost(data_dir):
+    """Refuses to replace a folder in which there is something that was not prepared."""
+    folders, known = CONTENT, set()
+    with contextlib.suppress(InputError):
+        names = {pathlib.Path(file.name) for file in load_manifest(data_dir).files}
+        known = names.union(*(name.parents for name in names))
+        folders = CONTENT - {*SPLITS}
+    for place in (".", *SPLITS, *(f"{split}/*" for split in SPLITS)):
+        for path in sorted(data_dir.glob(f"{place}/*")):
+            name = path.relative_to(data_dir)
+            is_ours = name in known or name.parts[0] in folders or name.name.startswith(PART)
+            if not is_ours:
+                raise InputError(
+                    f"Expected {data_dir} to hold a prepared data set alone, received {name} in "
+                    "it, which would be lost. Move that elsewhere, or choose another folder with "
+                    "--data-dir."
+                )
 
 
 def _prepare(source, data_dir, sizes):
