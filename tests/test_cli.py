@@ -3,28 +3,16 @@
 import errno
 import os
 import resource
-import signal
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, answer_all_signals
 
 from catsdogs import cli, config
 from catsdogs.files import InputError
 
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
-
-
-@pytest.fixture(autouse=True)
-def keep_signal_handlers(monkeypatch):
-    """`cli.run` changes how the process answers Ctrl-C, since it ends it."""
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    handlers = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
 
 
 def run_script(name, *arguments, cwd=ROOT):
@@ -189,8 +177,9 @@ def test_a_stop_is_one_line(parts, tmp_path):
     script.parent.mkdir()
     script.write_text(STOP.format(**{"after": "", "main": "pass", **parts}))
     finished = subprocess.run(
-        [sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=50
-    )
+        [sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=50,
+        preexec_fn=answer_all_signals,
+    )  # fmt: skip
     assert finished.returncode == 130
     assert finished.stderr == "wait.py: Stopped. Give the same command again.\n"
 

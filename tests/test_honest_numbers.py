@@ -209,7 +209,7 @@ def straddling(data_dir, least=0.985):
 def plans(draw):
     """Number of classes, and for every file, in order: class, picture, ways it was changed."""
     num_classes = draw(st.integers(2, 3))
-    change = st.lists(st.sampled_from(sorted(TRANSFORMS)), max_size=2, unique=True)
+    change = st.lists(st.sampled_from(sorted(TRANSFORMS)), max_size=1)
     file = st.tuples(st.integers(0, num_classes - 1), st.integers(0, 9), change)
     return num_classes, draw(st.lists(file, min_size=4, max_size=14)), draw(st.integers(0, 999))
 

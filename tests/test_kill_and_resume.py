@@ -6,7 +6,6 @@ kind of run has another hash seed, so it tests that too: the same seed gives the
 """
 
 import contextlib
-import functools
 import hashlib
 import http.server
 import itertools
@@ -23,7 +22,7 @@ import time
 import zipfile
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, answer_all_signals
 
 from catsdogs.files import PART, atomic_folder, atomic_path, hold
 
@@ -79,8 +78,7 @@ def start(command, place, hash_seed="0"):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A shell that runs the tests in the background has them ignore it.
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler),
+        preexec_fn=answer_all_signals,
     )
 
 
@@ -219,6 +217,7 @@ def stop_campaign(campaign, name, command, make_place, **counts):
         del signals[:number]
         if not number:  # other work may have slowed the undisturbed run down
             seconds *= 0.8
+            assert seconds > 0.1, f"never stopped: {name}"
 
 
 @pytest.mark.parametrize("command", [PREPARE, SKETCHES], ids=["folder", "sketches"])
