@@ -139,14 +139,14 @@ def test_only_evaluation_asks_for_the_test_split():
         if isinstance(argument, ast.Constant) and argument.value == "test"
     }
     assert asking == {"evaluate_run"}
-    # Those that go through all splits: one makes them, the other counts and links files.
+    # Those that go through all splits: two make and list them, the other counts and links files.
     through_all = {
         path.stem
         for path in [*SOURCES.values(), *SCRIPTS]
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Name) and node.id == "SPLITS"
     }
-    assert through_all == {"splits", "benchmark"}
+    assert through_all == {"manifest", "splits", "benchmark"}
 
 
 # ---- No picture is in two splits ----
