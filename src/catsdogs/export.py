@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from catsdogs.data.images import decode_image
-from catsdogs.files import InputError, atomic_folder, hold, read_json, write_json
+from catsdogs.files import InputError, atomic_folder, read_json, write_json
 from catsdogs.models import in_float32
 from catsdogs.prediction import list_pictures
 
@@ -68,7 +68,7 @@ def export_model(saved, form, folder, pictures):
     model = in_float32(saved.model)
     expected = model.predict_on_batch(images)
     shape = (None, saved.image_size, saved.image_size, 3)
-    with hold(folder, wait=True), atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         signature = [keras.InputSpec(shape=shape, dtype="float32", name="image")]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the converters, about their own code
