@@ -46,8 +46,8 @@ growth: $(READY)  ## time and memory from 1,000 to 25,000 drawings
 notebooks: $(READY)  ## run the notebooks and save what they show
 	$(BIN)/python scripts/run_notebooks.py notebooks/*.ipynb
 
-test: $(READY)  ## the tests
-	$(BIN)/python -m pytest -q
+test: $(READY)  ## the tests, two files of them at a time
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 torture: $(READY)  ## kills, full disks, hostile files: far more of them than the tests inject
 	$(BIN)/python -m pytest -q --torture results/torture.json

@@ -57,6 +57,12 @@ def contents(folder):
     }
 
 
+def copy_pictures(data_dir, folder):
+    """Copies a data set without what other tests have decoded in it."""
+    ignored = shutil.ignore_patterns("decoded", "features")
+    shutil.copytree(data_dir, folder, ignore=ignored, dirs_exist_ok=True)
+
+
 class Prepare:
     """Replaces a data set by another one."""
 
@@ -90,7 +96,7 @@ class Decode:
         self.given = given
 
     def set_up(self):
-        shutil.copytree(self.given["data_dir"], self.data_dir, dirs_exist_ok=True)
+        copy_pictures(self.given["data_dir"], self.data_dir)
 
     def run(self):
         from catsdogs.data.images import load_split
@@ -145,7 +151,7 @@ class Train:
         self.run_dir = room / "runs" / "r"
 
     def set_up(self):
-        shutil.copytree(self.given["data_dir"], self.room / "d", dirs_exist_ok=True)
+        copy_pictures(self.given["data_dir"], self.room / "d")
 
     def run(self):
         resume = ["--resume"] if (self.run_dir / "config.json").exists() else []
