@@ -28,7 +28,9 @@ ALLOWED = {
     "data.download": "files network",
     "caches": "files data.download data.manifest",
     "data.sketches": "files",
-    "data.sources": "files data.download data.sketches",
+    "data.sketch_files": "files data.sketches",
+    "data.archives": "files",
+    "data.sources": "files data.archives data.download data.sketch_files data.sketches",
     "data.images": "files data.progress",
     "data.duplicates": "",
     "data.selection": "files data.progress data.images data.duplicates data.sources",
@@ -58,8 +60,8 @@ ALLOWED = {
     "measure": "book data.augment data.images data.manifest data.pipeline features flops "
     "fused_norm models saved_model training",
     "benchmark": "config data.manifest files processes runs",
-    "growth": "cli config data.images data.manifest data.sketches data.sources data.splits "
-    "figures files processes runs",
+    "growth": "cli config data.images data.manifest data.sketch_files data.sources "
+    "data.splits figures files processes runs",
     "preview": "config data.augment data.images data.manifest figures plots",
     "stage_run": "calibration config data.images data.pipeline data.manifest evaluation features "
     "figures files fused_norm history_plot models runs saved_model training",
@@ -117,14 +119,14 @@ MAX_LINES = 260
 LONG = {
     "files": 295,  # atomic writes and locks
     "training": 280,  # fit, and the state that it goes on from
-    "data.sketches": 475,  # one drawing, in many strokes, and the processes that draw
+    "data.sketches": 390,  # one drawing, in many strokes
     "config": 290,  # a line or two of help for every setting
     "measure": 310,  # one piece of the benchmark after the other
     "runs": 285,  # one folder from its first file to what others read of it
     "cli": 295,  # from the command line in to the exit code out
     "stage_run": 315,  # one run from its folder to its metrics
     "weights": 330,  # 40 lines of pinned digests
-    "data.sources": 350,  # every kind of archive
+    "data.sources": 285,  # every layout of folders
 }
 
 

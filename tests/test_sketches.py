@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catsdogs.data.sketches import ANIMALS, CATS_AND_DOGS, draw_sketch, write_sketches
+from catsdogs.data.sketch_files import write_sketches
+from catsdogs.data.sketches import ANIMALS, CATS_AND_DOGS, draw_sketch
 from catsdogs.files import InputError
 
 NUM_DRAWINGS = 50  # of each class

@@ -452,17 +452,17 @@ def test_script_on_a_truncated_archive(tmp_path):
 
 
 def test_sketches_are_drawn_only_when_needed(tmp_path, monkeypatch):
-    from catsdogs.data import sketches
+    from catsdogs.data import sketch_files
 
     def draw(folder, *, per_class, seed, animals):
         files = pets(cats=range(seed, seed + per_class))
         write(folder, files)
 
-    monkeypatch.setattr(sketches, "write_sketches", draw)
+    monkeypatch.setattr(sketch_files, "write_sketches", draw)
     with sources.open_sketches(6, seed=3) as source:
         first = prepare(source, tmp_path / "data", **SIZES)
     assert first.is_drawing and first.dataset == "sketches"
-    monkeypatch.setattr(sketches, "write_sketches", None)  # would fail if it were called
+    monkeypatch.setattr(sketch_files, "write_sketches", None)  # would fail if it were called
     with sources.open_sketches(6, seed=3) as source:
         assert prepare(source, tmp_path / "data", **SIZES) == first
     with sources.open_sketches(6, seed=4) as other:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from catsdogs import cli, runs
 from catsdogs.data.images import map_pictures
-from catsdogs.data.sketches import write_sketches
+from catsdogs.data.sketch_files import write_sketches
 from catsdogs.figures import COLOURS, GREY, STYLE
 from catsdogs.files import atomic_folder, read_json, write_json
 from catsdogs.processes import run_python

@@ -1,8 +1,4 @@
-"""Obtain pictures: Microsoft's archive, Kaggle's, zips or folders with a folder a class, sketches.
-
-Nothing is ever unpacked by the paths in an archive: its names are only read, to learn each
-picture's class and file name. What an archive claims of itself bounds what is read of it.
-"""
+"""Obtain pictures: archives (Microsoft's, Kaggle's, others), folders with one a class, sketches."""
 
 import contextlib
 import dataclasses
@@ -11,13 +7,10 @@ import hashlib
 import os
 import pathlib
 import re
-import shutil
-import struct
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable
 
+from catsdogs.data.archives import files_in_archive
 from catsdogs.data.download import MICROSOFT_SHA256, download_archive
 from catsdogs.files import MAX_PICTURE_BYTES, InputError, say_briefly, sha256_of
 
@@ -28,13 +21,7 @@ __all__ = [
 _KAGGLE_NAME = re.compile(r"(cat|dog)\.\d+\.jpg", re.IGNORECASE)
 _UNLABELLED = {"test1", "test1.zip"}  # Kaggle's, beside `train`
 _IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # what file managers leave behind
-_MAX_UNPACKED = 2**30, 100  # bytes; how many times its own size an archive may exceed them by
 _MAX_NAME = 150  # bytes: room for what file systems, most with 255, are asked to put before it
-# What a zip is read with, and what is wrong with it: a flag, a version, an offset, a name.
-_ZIP_ERRORS = (
-    zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OverflowError, IndexError,
-    struct.error,
-)  # fmt: skip
 _SPLIT_NAMES = {"train", "training", "valid", "val", "validation", "test"}
 
 
@@ -109,7 +96,7 @@ def open_source(path):
         if path.is_dir():
             files, name = _files_in_folder(path), path.name
         elif path.exists():
-            files, name = _files_in_archive(path, stack), path.stem
+            files, name = files_in_archive(path, stack), path.stem
         else:
             raise InputError(f"Expected an archive or a folder at {path}, found nothing.")
         classes, layout = _sort_into_classes(files, path)
@@ -148,14 +135,14 @@ def open_sketches(per_class, seed=0, rabbits=False):
     Yields:
         A `Source` whose pictures exist until the block ends.
     """
-    from catsdogs.data import sketches  # only here: it needs numpy
+    from catsdogs.data import sketch_files, sketches  # only here: they need numpy
 
     animals = sketches.ANIMALS if rabbits else sketches.CATS_AND_DOGS
     with contextlib.ExitStack() as stack:
 
         def draw_and_list():
             folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            sketches.write_sketches(folder, per_class=per_class, seed=seed, animals=animals)
+            sketch_files.write_sketches(folder, per_class=per_class, seed=seed, animals=animals)
             return stack.enter_context(open_source(folder)).list_candidates()
 
         # Other code draws other pictures.
@@ -166,7 +153,7 @@ def open_sketches(per_class, seed=0, rabbits=False):
 
 
 def _files_in_folder(folder):
-    """Yields (parts of the path, size, read) for what lies in a folder; see `_files_in_archive`."""
+    """Yields (parts of the path, size, read) for what lies in a folder; see `files_in_archive`."""
     for place, names in _folders_once(folder):
         parts = place.relative_to(folder).parts
         yield (*parts, ""), 0, None
@@ -196,60 +183,6 @@ def _folders_once(folder):
 def _read_file(path, size):
     with path.open("rb") as file:  # no more than announced: some of a system's own never end
         return file.read(size)
-
-
-def _files_in_archive(path, stack):
-    """Yields (parts of the path, size, read) for what lies in a zip; a folder's last part is ''."""
-    try:
-        archive = _open_zip(stack.enter_context(path.open("rb")), stack)
-        nested = [entry for entry in archive.infolist() if entry.filename.endswith("train.zip")]
-        if nested:  # Kaggle's dogs-vs-cats.zip: on disk, since memory may not hold it
-            # It has no name, so that a killed process leaves nothing.
-            inner = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-            with _open_entry(archive, nested[0]) as packed:
-                shutil.copyfileobj(packed, inner, 1 << 20)
-            archive = _open_zip(inner, stack)
-    except InputError as error:
-        raise InputError(
-            f"Expected pictures in {path}. Received: {error}. Nothing was unpacked."
-        ) from None
-    except _ZIP_ERRORS as error:
-        raise InputError(
-            f"Expected a whole zip archive at {path}. Received: a truncated or other file "
-            f"({say_briefly(error)}). Download it again."
-        ) from None
-    for entry in archive.infolist():
-        parts = tuple(entry.filename.replace("\\", "/").split("/"))
-        yield parts, entry.file_size, functools.partial(_read_entry, archive, entry)
-
-
-def _open_zip(file, stack):
-    """Opens an archive that does not claim to hold far more than its size can explain."""
-    archive = stack.enter_context(zipfile.ZipFile(file))
-    size = file.seek(0, os.SEEK_END)
-    floor, ratio = _MAX_UNPACKED
-    unpacked = sum(entry.file_size for entry in archive.infolist())
-    if unpacked > floor + ratio * size:
-        raise InputError(f"a zip bomb, {size:,} bytes that would unpack to {unpacked:,}")
-    if sum(entry.compress_size for entry in archive.infolist()) > size:
-        raise InputError("a zip bomb, whose entries lie over each other")
-    return archive
-
-
-def _open_entry(archive, entry):
-    # The others unpack as much at once as they like, whatever size was asked for.
-    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise zipfile.BadZipFile(f"compression method {entry.compress_type}, expected deflate")
-    return archive.open(entry)
-
-
-def _read_entry(archive, entry):
-    try:
-        with _open_entry(archive, entry) as file:
-            # Never -1: that unpacks everything and cuts it to the size in the entry afterwards.
-            return file.read(entry.file_size + 1)
-    except _ZIP_ERRORS as error:
-        raise InputError(f"cannot be read from the archive ({say_briefly(error)})") from None
 
 
 def _sort_into_classes(files, path):
