@@ -23,12 +23,13 @@ class Campaign:
 
     Args:
         report: Where to write the table, or `None` outside `make torture`.
+        seed: Integer that decides what is random.
     """
 
-    def __init__(self, report):
+    def __init__(self, report, seed=0):
         self.report = report
         self.rows, self.notes = {}, {}
-        self.seed = time.time_ns() if report else 0
+        self.seed = seed
         self._started = time.monotonic()
 
     def size(self, fast, full):
@@ -59,6 +60,14 @@ class Campaign:
     def note(self, name, text):
         """Keeps a figure that belongs to the campaign: a latency, say."""
         self.notes[name] = text
+
+    def add(self, rows, notes):
+        """Adds what another process has counted and noted."""
+        for promise, row in rows.items():
+            total = self.rows.setdefault(promise, {"injected": 0, "survived": 0})
+            for key, number in row.items():
+                total[key] += number
+        self.notes |= notes
 
     def table(self):
         """A list of dictionaries: promise, injected, survived, lost."""
@@ -98,7 +107,9 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     report = config.getoption("--torture")
-    config.stash[_KEY] = Campaign(report)
+    seed = time.time_ns() if report else 0
+    seed = getattr(config, "workerinput", {}).get("campaign_seed", seed)
+    config.stash[_KEY] = Campaign(report, seed)
     hypothesis.settings.register_profile(
         "campaign",
         max_examples=_FULL if report else _FAST,
@@ -113,6 +124,26 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--torture"):
         items[:] = [item for item in items if "campaign" in item.fixturenames]
+
+
+# With pytest-xdist the tests run in other processes, which count for themselves.
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["campaign_seed"] = node.config.stash[_KEY].seed
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        campaign = session.config.stash[_KEY]
+        session.config.workeroutput["campaign"] = campaign.rows, campaign.notes
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    if counted := getattr(node, "workeroutput", {}).get("campaign"):  # none of one that crashed
+        node.config.stash[_KEY].add(*counted)
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):

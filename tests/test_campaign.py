@@ -1,9 +1,23 @@
 """The counting of injected faults itself: a fault that is not survived must be seen."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from campaign import Campaign
+from conftest import ROOT
+
+TWICE = """
+import pytest
+
+@pytest.mark.parametrize("number", range(2))
+def test_both(campaign, number):
+    campaign.note(f"seeds {number}", campaign.seed)
+    with campaign.fault("p"):
+        pass
+"""
 
 
 def test_what_is_lost_is_counted_and_raised(tmp_path):
@@ -24,10 +38,27 @@ def test_what_is_lost_is_counted_and_raised(tmp_path):
     campaign.note("answers", "p50 1 s")
     *_, total, note = campaign.describe()
     assert total.split() == ["all", "5", "4", "1"] and note == "answers: p50 1 s"
+    together = Campaign(None)
+    for _ in range(2):
+        together.add(campaign.rows, campaign.notes)
+    assert together.table() == [{"promise": "disk full", "injected": 10, "survived": 8, "lost": 2}]
+    assert together.notes == campaign.notes
+
+
+def test_what_several_processes_count_is_written_together(tmp_path):
+    """In processes of their own, since this one has its campaign already."""
+    (tmp_path / "test_twice.py").write_text(TWICE)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "campaign", "-c", os.devnull]
+    command += ["-n", "2", "--torture", "torture.json", f"--rootdir={tmp_path}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    written = json.loads((tmp_path / "torture.json").read_text())
+    assert written["campaigns"] == [{"promise": "p", "injected": 2, "survived": 2, "lost": 0}]
+    assert written["notes"] == {"seeds 0": written["seed"], "seeds 1": written["seed"]}
 
 
 def test_sizes_and_moments_of_the_two_commands(tmp_path):
-    fast, full = Campaign(None), Campaign(tmp_path / "torture.json")
+    fast, full = Campaign(None), Campaign(tmp_path / "torture.json", seed=1)
     assert (fast.size(1, 20), full.size(1, 20)) == (1, 20)
     assert fast.random("a").random() == fast.random("a").random() != fast.random("b").random()
     assert full.random("a").random() == full.random("a").random() != fast.random("a").random()
