@@ -126,7 +126,7 @@ def _measure_pieces(data, quick):
     yield (
         "base",
         [
-            _piece("base", image_size=size, turns=1 if quick else 8, precision=precision)
+            _piece("base", image_size=size, turns=1 if quick else 5, precision=precision)
             for size in ((64,) if quick else (150, 224))
             for precision in ("auto", "float32")
         ],

@@ -1,7 +1,7 @@
 """Pieces of the benchmark, each run in a process of its own by `benchmark`.
 
-Seconds are wall-clock seconds; rates are medians or bests of repeated runs after a warm-up, so
-tracing and first-time allocation are not in them.
+Seconds are wall-clock seconds; rates are medians of repeated runs after a warm-up, so tracing and
+first-time allocation are not in them.
 """
 
 import functools
@@ -46,8 +46,8 @@ def measure_base(image_size, turns, precision="auto"):
 
     Args:
         image_size: Side of the images, in pixels.
-        turns: How often each is timed, the best counts: a machine is disturbed at any moment, and
-            in turns both are disturbed alike.
+        turns: How often each is timed. The machine's speed changes from minute to minute, so what
+            is compared is timed within one turn; medians count.
         precision: As for `choose_precision`.
 
     Returns:
@@ -60,16 +60,15 @@ def measure_base(image_size, turns, precision="auto"):
     conv_base = models.build_vgg16_base(image_size, "average")
     shape = (4 * _BATCH, image_size, image_size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    flops = count_flops(conv_base, image_size)
+    gflop = count_flops(conv_base, image_size) / 1e9
 
-    possible = possible_gflops()
     calls = []  # in the network's order
     for layer in conv_base.layers:
         if isinstance(layer, keras.layers.Conv2D):
             kernel, bias = (tf.cast(weight.value, dtype) for weight in (layer.kernel, layer.bias))
             x = tf.cast(tf.random.normal((_BATCH, *layer.input.shape[1:])), dtype)
             calls.append(functools.partial(convolve, x, kernel, bias))
-    convolutions = extraction = math.inf
+    rates = []  # images a second: of the convolutions, of extraction, possible
     with tempfile.TemporaryDirectory() as folder:
         store = FeatureStore(folder, conv_base, dataset_digest="noise", precision=precision)
 
@@ -81,22 +80,21 @@ def measure_base(image_size, turns, precision="auto"):
         def extract(turn):
             store.features(images, f"turn {turn}", keep_cut=True)
 
-        for turn in range(1 + turns):
+        for turn in range(1 + turns):  # the first one traces and allocates
             seconds = _seconds(convolve_all), _seconds(functools.partial(extract, turn))
-            if turn:  # the first one traces and allocates
-                convolutions, extraction = map(min, (convolutions, extraction), seconds)
-    possible = max(possible, possible_gflops())  # as the best turn counts
-    ceiling, reached = len(images) / convolutions, len(images) / extraction
+            rates.append([*(len(images) / each for each in seconds), possible_gflops() / gflop])
+    rates = np.array(rates[1:])
+    convolutions, extraction, _ = np.median(rates, axis=0)
     return {
         "image_size": image_size,
         "precision": precision,
-        "gflop_an_image": round(flops / 1e9, 2),
-        "convolutions_images_per_second": round(ceiling, 2),
-        "extraction_images_per_second": round(reached, 2),
-        "extraction_share": round(reached / ceiling, 3),
-        "convolutions_gflops": round(ceiling * flops / 1e9, 1),
-        "extraction_gflops": round(reached * flops / 1e9, 1),
-        "utilisation": round(reached * flops / 1e9 / possible, 3),
+        "gflop_an_image": round(gflop, 2),
+        "convolutions_images_per_second": round(convolutions, 2),
+        "extraction_images_per_second": round(extraction, 2),
+        "extraction_share": round(np.median(rates[:, 1] / rates[:, 0]), 3),
+        "convolutions_gflops": round(convolutions * gflop, 1),
+        "extraction_gflops": round(extraction * gflop, 1),
+        "utilisation": round(np.median(rates[:, 1] / rates[:, 2]), 3),
     }
 
 
