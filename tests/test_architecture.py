@@ -44,7 +44,8 @@ ALLOWED = {
     "features": "files data.augment data.pipeline data.progress models weights",
     "runs": "fields files tables",
     "follow": "files runs",
-    "training": "files runs",
+    "run_state": "files runs",
+    "training": "files run_state",
     "significance": "",
     "calibration": "",
     "evaluation": "calibration files significance",
@@ -64,7 +65,7 @@ ALLOWED = {
     "data.splits figures files processes runs",
     "preview": "config data.augment data.images data.manifest figures plots",
     "stage_run": "calibration config data.images data.pipeline data.manifest evaluation features "
-    "figures files fused_norm history_plot models runs saved_model training",
+    "figures files fused_norm history_plot models run_state runs saved_model training",
     "model_check": "files",
     "saved_model": "fields files model_check",
     "stages": "config data.augment features files models runs saved_model stage_run weights",
@@ -109,6 +110,7 @@ ALLOWED_KERAS = {
     "measure",
     "model_check",
     "models",
+    "run_state",
     "saved_model",
     "stage_run",
     "stages",
@@ -118,11 +120,10 @@ ALLOWED_KERAS = {
 MAX_LINES = 260
 LONG = {
     "files": 295,  # atomic writes and locks
-    "training": 280,  # fit, and the state that it goes on from
     "data.sketches": 390,  # one drawing, in many strokes
     "config": 290,  # a line or two of help for every setting
     "measure": 310,  # one piece of the benchmark after the other
-    "runs": 285,  # one folder from its first file to what others read of it
+    "runs": 290,  # one folder from its first file to what others read of it
     "cli": 295,  # from the command line in to the exit code out
     "stage_run": 315,  # one run from its folder to its metrics
     "weights": 330,  # 40 lines of pinned digests

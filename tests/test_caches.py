@@ -119,9 +119,9 @@ def test_what_killed_processes_leave_is_swept(place, campaign):
 
 def test_the_last_copy_is_no_leftover(place):
     """Killed after the old data set was taken away and before the new one had its place."""
-    os.rename("data/small", "data/.part-old-small")
+    os.rename("data/small", "data/.part-.old-small")
     assert not any("small" in str(cache.paths) for cache in caches.list_caches())
-    shutil.copytree("data/.part-old-small", "data/small")
+    shutil.copytree("data/.part-.old-small", "data/small")
     assert any("old-small" in str(cache.paths) for cache in caches.list_caches())
 
 

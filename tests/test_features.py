@@ -8,6 +8,7 @@ import pytest
 from catsdogs import features, models
 from catsdogs.data.pipeline import image_view
 from catsdogs.features import CUT, FeatureStore
+from catsdogs.saved_model import load_model, save_model
 
 SIZE, NUM = 32, 70  # two whole batches of 32 and a bit
 IMAGES = np.random.default_rng(0).integers(0, 256, (NUM, SIZE, SIZE, 3), dtype=np.uint8)
@@ -141,11 +142,13 @@ def test_a_finished_file_that_was_cut_short_is_made_again(open_store, loaded_row
     assert path.read_bytes() == content and len(loaded_rows) == 3
 
 
-def test_everything_that_decides_the_content_is_in_the_name(open_store, vgg16_weights):
+def test_everything_that_decides_the_content_is_in_the_name(open_store, vgg16_weights, monkeypatch):
     def name(images=IMAGES, split="train", view=0, cut=CUT, **key):
         return open_store(**key)._path(images, split, view, cut).name
 
     larger = models.build_vgg16_base(64, "average", vgg16_weights)
+    monkeypatch.setattr(models, "_IMAGENET_MEAN", [0.0, 0.0, 0.0])
+    other = models.build_vgg16_base(32, "average", vgg16_weights)
     names = [
         name(),
         name(dataset_digest="another"),
@@ -156,9 +159,25 @@ def test_everything_that_decides_the_content_is_in_the_name(open_store, vgg16_we
         name(cut="average_pool"),
         name(images=IMAGES[:64]),
         name(base=larger),
+        name(base=other),
     ]
     assert len(set(names)) == len(names)
     assert name() == names[0]
+
+
+def test_a_saved_models_own_blocks_have_the_same_name(open_store, vgg16_weights, tmp_path):
+    """What `evaluate` opens the store with; its head and its last block may be anything."""
+    base = models.build_vgg16_base(SIZE, "average", vgg16_weights)
+    models.unfreeze_block5(base)
+    head = models.build_head(base.output.shape[1:], 4, 0.5)
+    path = tmp_path / "model.keras"
+    model = models.build_vgg16_classifier(base, head)
+    save_model(model, path, classes=("cat", "dog"), image_size=SIZE, temperature=1)
+    found = {
+        open_store(base=one)._path(IMAGES, "test", 0, CUT).name
+        for one in (base, model, load_model(path))
+    }
+    assert found == {open_store()._path(IMAGES, "test", 0, CUT).name}
 
 
 def test_changed_warps_make_new_files_of_warped_views_alone(open_store, monkeypatch):

@@ -266,13 +266,34 @@ def test_prepared_folder_does_not_depend_on_the_order_of_the_files(pictures, tmp
 
 
 def test_a_folder_moved_aside_by_a_killed_process_is_moved_back(tmp_path):
-    (tmp_path / ".part-old-data").mkdir()
-    (tmp_path / ".part-old-data" / "thesis").write_text("words")
+    (tmp_path / ".part-.old-data").mkdir()
+    (tmp_path / ".part-.old-data" / "thesis").write_text("words")
     (tmp_path / ".part-data").mkdir()
     data = tmp_path / "data"
     with pytest.raises(ZeroDivisionError), hold(data), atomic_folder(data):  # as in `prepare`
         raise ZeroDivisionError
     assert left_in(tmp_path).keys() == {"data", "data/thesis"}
+
+
+def test_folders_that_are_set_aside_are_no_one_elses(tmp_path):
+    (tmp_path / "pets").mkdir()
+    with atomic_folder(tmp_path / "old-pets") as other:
+        (other / "photographs").touch()
+        with atomic_folder(tmp_path / "pets") as folder:
+            (folder / "new").touch()
+    left = {"pets", "pets/new", "old-pets", "old-pets/photographs"}
+    assert left_in(tmp_path).keys() == left
+
+
+def test_a_folder_behind_a_link_is_replaced_and_the_link_stays(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    for name in ("first", "second"):
+        with atomic_folder(tmp_path / "out") as folder:
+            (folder / name).touch()
+        assert [path.name for path in (tmp_path / "disk").iterdir()] == [name]
+    assert {path.name for path in tmp_path.iterdir()} == {"disk", "out"}
+    assert (tmp_path / "out").is_symlink()
 
 
 def test_who_writes_the_same_file_at_the_same_time_waits(tmp_path):

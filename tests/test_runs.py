@@ -62,6 +62,16 @@ def test_finished_runs_are_left_alone(tmp_path):
     assert {path: path.read_bytes() for path in first.iterdir()} == before
 
 
+def test_a_resumed_run_says_where_it_began_and_where_it_went_on(stopped, monkeypatch):
+    path = stopped / "environment.json"
+    begun = json.loads(path.read_text())
+    open_run(SETTINGS, stopped, resume=True)
+    assert json.loads(path.read_text()) == begun
+    monkeypatch.setattr(runs, "describe_environment", lambda: {**begun, "commit": "later"})
+    open_run(SETTINGS, stopped, resume=True)
+    assert json.loads(path.read_text()) == {**begun, "resumed": [{"commit": "later"}]}
+
+
 def test_stopped_run_needs_resume(stopped):
     before = {path: path.read_bytes() for path in stopped.iterdir()}
     with pytest.raises(InputError, match=r"stopped run.*--resume.*--run-dir"):

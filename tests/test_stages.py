@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from catsdogs import console, evaluate_run, models, runs, stage_run, stages, training
+from catsdogs import console, evaluate_run, models, run_state, runs, stage_run, stages
 from catsdogs.calibration import apply_temperature
 from catsdogs.config import FeatureExtractConfig, FinetuneConfig, ScratchConfig
 from catsdogs.data.images import load_split
@@ -166,25 +166,25 @@ def test_fine_tuning_again_is_warm_and_the_same(tuned_run, data_dir, opened):
 
 def test_stopped_stage_goes_on_to_the_same_end(scratch_run, data_dir, tmp_path, monkeypatch):
     straight, _ = scratch_run
-    save = training._RunState.on_epoch_end
+    save = run_state.RunState.on_epoch_end
 
     def stop(self, epoch, logs=None):
         if epoch == 1:
             raise KeyboardInterrupt
         save(self, epoch, logs)
 
-    monkeypatch.setattr(training._RunState, "on_epoch_end", stop)
+    monkeypatch.setattr(run_state.RunState, "on_epoch_end", stop)
     with pytest.raises(KeyboardInterrupt):
         stages.train_scratch(SCRATCH, data_dir, tmp_path / "run")
     assert "model.keras" not in files_in(tmp_path / "run")
-    monkeypatch.setattr(training._RunState, "on_epoch_end", save)
+    monkeypatch.setattr(run_state.RunState, "on_epoch_end", save)
     with pytest.raises(InputError, match="--resume"):
         stages.train_scratch(SCRATCH, data_dir, tmp_path / "run")
     with pytest.raises(InputError, match=r"seed=0 \(not 1\)"):
         other = dataclasses.replace(SCRATCH, seed=1)
         stages.train_scratch(other, data_dir, tmp_path / "run", resume=True)
 
-    earlier = training.completed_seconds(tmp_path / "run")
+    earlier = run_state.completed_seconds(tmp_path / "run")
     run_dir, metrics = stages.train_scratch(SCRATCH, data_dir, tmp_path / "run", resume=True)
     assert files_in(run_dir) == FINISHED
     assert metrics["cold"] and metrics["wall_seconds"] > earlier > 0.1  # both parts count

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import time
 
 import keras
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from catsdogs import runs, training
+from catsdogs import run_state, runs, training
 from catsdogs.data.pipeline import encode_labels, evaluation_batches, image_batches
 from catsdogs.files import InputError
 
@@ -48,10 +49,10 @@ def fit(model, run_dir, stop_in_epoch=None, images=IMAGES, tensorboard=False):
     """Trains; `stop_in_epoch` breaks off after the first batch of that epoch (from 1)."""
     batches = image_batches(
         images, TARGETS, batch_size=BATCH, epochs=EPOCHS, seed=0, augmentation="strong",
-        crop_sizes=[10] * 6, initial_epoch=training.completed_epochs(run_dir),
+        crop_sizes=[10] * 6, initial_epoch=run_state.completed_epochs(run_dir),
     )  # fmt: skip
     if stop_in_epoch:
-        done = training.completed_epochs(run_dir)
+        done = run_state.completed_epochs(run_dir)
         count = iter(range(10**6))
 
         def check(epoch, logs=None):
@@ -68,7 +69,7 @@ def fit(model, run_dir, stop_in_epoch=None, images=IMAGES, tensorboard=False):
         epochs=EPOCHS,
         steps_per_epoch=STEPS,
         run_dir=run_dir,
-        started=time.perf_counter() - training.completed_seconds(run_dir) - 1000,
+        started=time.perf_counter() - run_state.completed_seconds(run_dir) - 1000,
         tensorboard=tensorboard,
     )
 
@@ -87,10 +88,10 @@ def test_stopped_run_ends_bit_for_bit_as_if_it_had_not_been(straight, stops, tmp
     for epoch in stops:
         with pytest.raises(StoppedError):
             fit(build(), tmp_path, stop_in_epoch=epoch)
-        assert training.completed_epochs(tmp_path) == epoch - 1
+        assert run_state.completed_epochs(tmp_path) == epoch - 1
     # Each of the two parts says that it began a thousand seconds before.
-    assert 2000 < training.completed_seconds(tmp_path) < 2300
-    assert training.completed_seconds(tmp_path / "nothing") == 0
+    assert 2000 < run_state.completed_seconds(tmp_path) < 2300
+    assert run_state.completed_seconds(tmp_path / "nothing") == 0
     model = build()
     keras.utils.set_random_seed(99)  # what the new process happens to hold must not matter
     assert fit(model, tmp_path) == expected
@@ -122,7 +123,7 @@ def test_tensorboard_files_tell_the_history(straight, tmp_path):
 def test_state_holds_more_than_the_weights(straight):
     trained, _, run_dir = straight
     model = build()
-    training._RunState(run_dir, started=0).restore(model, EPOCHS)
+    run_state.RunState(run_dir, started=0).restore(model, EPOCHS)
     assert int(model.optimizer.iterations) == EPOCHS * STEPS
     moments = [v.numpy() for v in model.optimizer.variables if "momentum" in v.path]
     assert moments and all(np.abs(moment).max() > 0 for moment in moments)
@@ -154,13 +155,13 @@ def test_best_epoch_is_what_is_left(straight):
 
 def test_of_equal_epochs_the_first_is_kept(tmp_path):
     model = build()
-    state = training._RunState(tmp_path, started=0)
+    state = run_state.RunState(tmp_path, started=0)
     state.set_model(model)
     logs = {"loss": 1.0, "cross_entropy": 1.0, "accuracy": 0.5, "val_accuracy": 0.5}
     for epoch, val_loss in enumerate([0.7, 0.6000001, 0.6, 0.65]):
         model.get_layer("logit").bias.assign([float(epoch)])
         state.on_epoch_end(epoch, {**logs, "val_loss": val_loss, "val_cross_entropy": val_loss})
-    training._load(state.best_path, model.weights)
+    state.load_best(model)
     # The same as `history["val_loss"].index(min(...))`, which metrics.json calls the best epoch.
     assert state.history["val_loss"].index(min(state.history["val_loss"])) == 1
     assert model.get_layer("logit").bias.numpy().tolist() == [1.0]
@@ -190,11 +191,11 @@ def test_loss_that_is_not_finite_is_an_error_and_the_last_good_state_stays(tmp_p
     model.fit = lambda *a, callbacks, **k: original(*a, callbacks=[breaker, *callbacks], **k)
     with pytest.raises(InputError, match=rf"epoch {epoch}\b.*--learning-rate"):
         fit(model, tmp_path)
-    assert training.completed_epochs(tmp_path) == epoch - 1
+    assert run_state.completed_epochs(tmp_path) == epoch - 1
     if epoch > 1:
         assert len(runs.read_history(tmp_path)["val_loss"]) == epoch - 1
         healthy = build()
-        training._RunState(tmp_path, started=0).restore(healthy, epoch - 1)
+        run_state.RunState(tmp_path, started=0).restore(healthy, epoch - 1)
         assert all(np.isfinite(weight).all() for weight in healthy.get_weights())
 
 
@@ -202,7 +203,7 @@ def test_full_disk_keeps_the_last_whole_state(tmp_path, monkeypatch):
     model, savez = build(), np.savez
 
     def disk_is_full(file, *arrays, **numbers):
-        if training.completed_epochs(tmp_path) == 1 and len(arrays) > len(model.weights):
+        if run_state.completed_epochs(tmp_path) == 1 and len(arrays) > len(model.weights):
             file.write(b"the first bytes of many")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         savez(file, *arrays, **numbers)
@@ -213,7 +214,7 @@ def test_full_disk_keeps_the_last_whole_state(tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == [
         "best.npz", "epoch-0001.npz",
     ]  # fmt: skip
-    assert training.completed_epochs(tmp_path) == 1
+    assert run_state.completed_epochs(tmp_path) == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 and no more", None])
@@ -222,7 +223,7 @@ def test_a_damaged_state_is_an_error(tmp_path, damage):
         fit(build(), tmp_path, stop_in_epoch=2)
     (path,) = (tmp_path / "state").glob("epoch-*.npz")
     path.write_bytes(path.read_bytes()[:-500] if damage is None else damage)
-    for go_on in (training.completed_seconds, lambda run_dir: fit(build(), run_dir)):
+    for go_on in (run_state.completed_seconds, lambda run_dir: fit(build(), run_dir)):
         with pytest.raises(InputError, match=f"in {path}, received something else"):
             go_on(tmp_path)
 
@@ -235,10 +236,31 @@ def test_a_history_that_lacks_epochs_is_an_error(tmp_path):
         fit(build(), tmp_path)
 
 
+def test_a_state_that_is_gone_is_an_error(tmp_path):
+    with pytest.raises(StoppedError):
+        fit(build(), tmp_path, stop_in_epoch=3)
+    before = (tmp_path / "history.csv").read_text()
+    shutil.rmtree(tmp_path / "state")
+    with pytest.raises(InputError, match="Expected the state of a stopped run"):
+        fit(build(), tmp_path)
+    assert (tmp_path / "history.csv").read_text() == before
+
+
+def test_more_than_9999_epochs(tmp_path):
+    model = build()
+    state = run_state.RunState(tmp_path, started=0)
+    state.set_model(model)
+    logs = dict.fromkeys(("loss", "cross_entropy", "accuracy", "val_accuracy"), 0.5)
+    for epoch in (9998, 9999):
+        state.on_epoch_end(epoch, {**logs, "val_loss": 0.5, "val_cross_entropy": 0.5})
+        assert run_state.completed_epochs(tmp_path) == epoch + 1
+    assert len(list((tmp_path / "state").glob("epoch-*"))) == 1
+
+
 def test_rate_too_high_is_an_error(tmp_path):
     with pytest.raises(InputError, match="Expected a finite loss"):
         fit(build("rmsprop", 1e38), tmp_path)
-    assert training.completed_epochs(tmp_path) == 0
+    assert run_state.completed_epochs(tmp_path) == 0
 
 
 @pytest.mark.parametrize("name", ["float32", "mixed_bfloat16"])

@@ -12,7 +12,7 @@ import re
 
 from catsdogs.data.download import MICROSOFT_URL
 from catsdogs.data.manifest import CONTENT
-from catsdogs.files import PART, InputError, hold, sweep
+from catsdogs.files import OLD, PART, InputError, hold, sweep
 
 __all__ = ["Cache", "clear_caches", "describe_caches", "list_caches"]
 
@@ -143,8 +143,8 @@ def _data_set_of(path):
     name = path.name.removeprefix(PART)
     if name == path.name or not {inside.name for inside in _inside(path)} <= CONTENT:
         return None
-    is_old = name.startswith("old-")
-    replaced = path.with_name(name.removeprefix("old-"))
+    is_old = name.startswith(OLD)
+    replaced = path.with_name(name.removeprefix(OLD))
     if is_old and not (replaced / "manifest.json").is_file():
         return None  # killed between taking it away and putting the new one there: the only copy
     return replaced

@@ -72,6 +72,7 @@ class FeatureStore:
             (CUT, self._last): keras.Model(prefix.input, [middle, last]),
         }
         self._from_cut = keras.Model(stored, [keras.ops.cast(suffix(stored), "float16")])
+        self._networks = {CUT: _describe(prefix), self._last: _describe(prefix, suffix)}
         self._key = {
             "format": _FORMAT,
             "keras": keras.version(),
@@ -137,11 +138,27 @@ class FeatureStore:
             "image_size": self._image_size,
             "view": view,
             "cut": cut,
+            "network": self._networks[cut],
         }
         if view > 1:  # the first two are the image and its mirror image, whatever the warps are
             content["augmentation"] = sha256_of(augment.__file__)
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         return self._folder / f"{split}-view{view}-{cut}-{self._image_size}-{digest}.npy"
+
+
+def _describe(*models):
+    """What models compute, their weights apart: operations and settings, JSON-ready."""
+    # Names may be numbered anew, and no activation depends on what is going to be trained.
+    passed_over = {"name", "trainable"}
+    return [
+        [
+            type(operation).__name__,
+            {k: v for k, v in operation.get_config().items() if k not in passed_over},
+        ]
+        for model in models
+        for operation in model.operations
+        if not isinstance(operation, keras.layers.InputLayer)
+    ]
 
 
 def _load(path):

@@ -13,14 +13,14 @@ import sys
 from catsdogs.fields import check_fields
 
 __all__ = [
-    "MAX_PICTURE_BYTES", "PART", "InputError", "atomic_folder", "atomic_path", "hold", "read_json",
-    "say_briefly", "sha256_of", "sweep", "write_json",
+    "MAX_PICTURE_BYTES", "OLD", "PART", "InputError", "atomic_folder", "atomic_path", "hold",
+    "read_json", "say_briefly", "sha256_of", "sweep", "write_json",
 ]  # fmt: skip
 
 MAX_PICTURE_BYTES = 256 * 2**20  # a larger file is no picture, and is never read into memory
 PART = ".part-"
 """How the names of what is being written begin; a killed process leaves some behind."""
-_OLD = "old-"
+OLD = ".old-"  # after it, what is being replaced; no data set or export begins with a dot
 _held = set()  # the folders that this process holds, each by its device and inode
 
 
@@ -73,8 +73,8 @@ def atomic_folder(path):
     step where the system can swap two folders, as Linux can. Elsewhere it takes two renames; if a
     process is killed between them, the next call begins by moving the older one back.
     """
-    path = pathlib.Path(path)
-    part, old = (path.with_name(PART + name + path.name) for name in ("", _OLD))
+    path = pathlib.Path(os.path.realpath(path))  # a link stays one
+    part, old = (path.with_name(PART + name + path.name) for name in ("", OLD))
     with hold(path, wait=True):
         try:
             _settle(path, part, old)
@@ -171,7 +171,7 @@ def sweep(part):
         raise _in_use(part)
 
     if part.is_dir():
-        with hold(part.with_name(part.name.removeprefix(PART).removeprefix(_OLD))):
+        with hold(part.with_name(part.name.removeprefix(PART).removeprefix(OLD))):
             shutil.rmtree(part)
     else:
         with _locked(part, refuse):

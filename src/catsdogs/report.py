@@ -223,6 +223,9 @@ def _slices(slices):
 def _environment(metrics):
     environment = {**metrics["environment"]}
     packages = environment.pop("packages")
+    for number, changed in enumerate(environment.pop("resumed", []), start=1):
+        words = ", ".join(f"{name} {value}" for name, value in changed.items())
+        environment[f"resumed in another environment, {number}"] = words
     return {
         **environment,
         "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),

@@ -76,10 +76,10 @@ def open_run(settings, run_dir, *, resume=False):
         raise _foreign(free)
     with hold(free):
         present = {path.name for path in free.iterdir() if not path.name.startswith(PART)}
-        _check_place(settings, free, present, resume)
+        goes_on = _check_place(settings, free, present, resume)
         if "metrics.json" not in present:
             write_json(free / "config.json", settings)
-            write_json(free / "environment.json", describe_environment())
+            _write_environment(free / "environment.json", goes_on)
         try:
             yield free
         except InputError:
@@ -92,10 +92,14 @@ def open_run(settings, run_dir, *, resume=False):
 
 
 def _check_place(settings, free, present, resume):
-    """Refuses a folder that a run cannot take, by the names of what is `present` in it."""
+    """Refuses a folder that a run cannot take, by the names of what is `present` in it.
+
+    Returns:
+        Whether a run goes on there.
+    """
     if "metrics.json" in present and not resume:  # another process has finished it in this moment
         raise _foreign(free)
-    begun = present & {"history.csv", "metrics.json"} or any(free.glob("state/epoch-*.npz"))
+    begun = bool(present & {"history.csv", "metrics.json"}) or any(free.glob("state/epoch-*.npz"))
     if "config.json" in present and begun:
         started = read_json(free / "config.json")
         if not resume:
@@ -112,6 +116,19 @@ def _check_place(settings, free, present, resume):
             )
     elif present - _BEGUN:
         raise _foreign(free)
+    return begun
+
+
+def _write_environment(path, goes_on):
+    """Writes `environment.json`; for a run that goes on, adds what is no longer as it was."""
+    environment = describe_environment()
+    if goes_on and path.exists():
+        begun = read_json(path)
+        changed = {name: now for name, now in environment.items() if begun.get(name) != now}
+        if changed.keys() == {"started"}:
+            return
+        environment = {**begun, "resumed": [*begun.get("resumed", []), changed]}
+    write_json(path, environment)
 
 
 def _foreign(free):

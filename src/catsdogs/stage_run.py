@@ -11,7 +11,7 @@ import time
 import keras
 
 from catsdogs import config as presets
-from catsdogs import runs, training
+from catsdogs import run_state, runs, training
 from catsdogs.calibration import apply_temperature, fit_temperature
 from catsdogs.data.images import load_split
 from catsdogs.data.manifest import find_data_dir, load_manifest
@@ -227,8 +227,8 @@ class StageRun:
             steps_per_execution=steps_per_epoch if without_a_break else 1,
         )  # fmt: skip
         num_trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
-        first_epoch = training.completed_epochs(self.run_dir)
-        self._started -= training.completed_seconds(self.run_dir)  # of the parts before a stop
+        first_epoch = run_state.completed_epochs(self.run_dir)
+        self._started -= run_state.completed_seconds(self.run_dir)  # of the parts before a stop
         arrays, validation_labels = validation
         validation_batches = evaluation_batches(
             arrays, encode_labels(validation_labels, len(classes)), batch_size=EVALUATION_BATCH

@@ -1,24 +1,17 @@
-"""Seeds, precision, optimizer, and a fit that can be stopped and continued."""
+"""Precision, optimizer, and a fit that can be stopped and continued."""
 
-import contextlib
-import math
 import pathlib
 import sys
-import time
-import zipfile
 
 import keras
-import numpy as np
 
-from catsdogs.files import InputError, atomic_path, say_briefly
-from catsdogs.runs import read_history, write_history
+from catsdogs.files import InputError
+from catsdogs.run_state import RunState, completed_epochs
 
 __all__ = [
     "build_optimizer",
     "choose_precision",
     "compile_classifier",
-    "completed_epochs",
-    "completed_seconds",
     "fit",
 ]
 
@@ -67,20 +60,6 @@ def build_optimizer(name, learning_rate, *, num_steps, warmup=0.0, weight_decay=
     return optimizer
 
 
-def completed_epochs(run_dir):
-    """How many epochs of a stopped run can be taken over; 0 if none."""
-    return max((_epoch_of(path) for path in _states(run_dir)), default=0)
-
-
-def completed_seconds(run_dir):
-    """How many seconds a stopped run had taken when it finished these epochs; 0.0 if none."""
-    newest = max(_states(run_dir), key=_epoch_of, default=None)
-    if newest is None:
-        return 0.0
-    with _read_state(newest) as arrays:
-        return float(arrays["seconds"])
-
-
 def fit(
     model, batches, validation, *, epochs, steps_per_epoch, run_dir, started, tensorboard=False
 ):  # fmt: skip
@@ -107,13 +86,15 @@ def fit(
         so that runs can be compared.
 
     Raises:
-        InputError: If the loss is no longer finite.
+        InputError: If the loss is no longer finite, or if a stopped run's state is damaged or gone.
     """
-    state = _RunState(run_dir, started)
+    state = RunState(run_dir, started)
     initial_epoch = completed_epochs(run_dir)
     if initial_epoch:
         state.restore(model, initial_epoch)
         print(f"Going on after epoch {initial_epoch}.", flush=True)
+    else:
+        state.refuse_if_lost()
     callbacks = [keras.callbacks.TerminateOnNaN(), state]
     if tensorboard:
         log_dir = pathlib.Path(run_dir) / "tensorboard"
@@ -139,7 +120,7 @@ def fit(
             f"{len(state.history['loss']) + 1}. Try a smaller --learning-rate, or "
             "--precision float32."
         )
-    _load(state.best_path, model.weights)
+    state.load_best(model)
     return state.history
 
 
@@ -175,100 +156,6 @@ def _hits(targets, probabilities):
         return keras.ops.equal(targets > 0.5, probabilities > 0.5)
     found, wanted = (keras.ops.argmax(rows, axis=-1) for rows in (probabilities, targets))
     return keras.ops.equal(found, wanted)
-
-
-class _RunState(keras.callbacks.Callback):
-    """Writes after every epoch what a stopped run needs to go on.
-
-    Keras's BackupAndRestore keeps neither the history nor the best epoch, and writes its two files
-    one after the other. Here the order makes every moment safe to stop in: the state's file comes
-    last, and what was written before it is written again, the same, when the epoch is repeated.
-
-    Keras's own weight files leave out the random generators, and with them which activations
-    dropout drops next; and writing HDF5 on a full disk ends in a segmentation fault.
-    """
-
-    def __init__(self, run_dir, started):
-        super().__init__()
-        self._run_dir, self._started = pathlib.Path(run_dir), started
-        self.best_path = self._run_dir / "state" / "best.npz"
-        self.history = {"loss": [], "accuracy": [], "val_loss": [], "val_accuracy": []}
-
-    def restore(self, model, epoch):
-        model.optimizer.build(model.trainable_variables)
-        _load(_state_path(self._run_dir, epoch), _all_variables(model))
-        history = read_history(self._run_dir)
-        if min(map(len, history.values())) < epoch:
-            raise InputError(
-                f"Expected {epoch} epochs in {self._run_dir / 'history.csv'}, as in the run's "
-                "state, received fewer. Start another run with --run-dir."
-            )
-        self.history = {name: history[name][:epoch] for name in self.history}
-
-    def on_epoch_end(self, epoch, logs=None):
-        if not (math.isfinite(logs["loss"]) and math.isfinite(logs["val_loss"])):
-            # Do not keep what is broken. TerminateOnNaN looks at the training loss alone, which
-            # does not know yet of weights that the last step broke.
-            self.model.stop_training = True
-            return
-        for name, source in (
-            ("loss", "cross_entropy"),
-            ("accuracy", "accuracy"),
-            ("val_loss", "val_cross_entropy"),
-            ("val_accuracy", "val_accuracy"),
-        ):
-            # The digits that history.csv holds, so that a run that goes on compares the same.
-            self.history[name].append(float(f"{logs[source]:.6g}"))
-        *earlier, val_loss = self.history["val_loss"]
-        if val_loss < min(earlier, default=math.inf):
-            _save(self.best_path, self.model.weights)
-        write_history(self._run_dir, self.history)
-        newest = _state_path(self._run_dir, epoch + 1)
-        seconds = time.perf_counter() - self._started
-        _save(newest, _all_variables(self.model), seconds=seconds)
-        for path in _states(self._run_dir):
-            if path != newest:
-                path.unlink()
-
-
-def _all_variables(model):
-    """Weights, random generators and what the optimizer has gathered."""
-    return [*model.variables, *model.optimizer.variables]
-
-
-def _save(path, variables, **numbers):
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, *map(keras.ops.convert_to_numpy, variables), **numbers)
-
-
-def _load(path, variables):
-    with _read_state(path) as arrays:
-        for number, variable in enumerate(variables):
-            variable.assign(arrays[f"arr_{number}"])
-
-
-@contextlib.contextmanager
-def _read_state(path):
-    try:
-        with open(path, "rb") as file, np.load(file) as arrays:
-            yield arrays
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"Expected the state of a stopped run in {path}, received something else "
-            f"({say_briefly(error)}). Start another run with --run-dir."
-        ) from None
-
-
-def _states(run_dir):
-    return sorted((pathlib.Path(run_dir) / "state").glob(f"epoch-{4 * '[0-9]'}.npz"))
-
-
-def _state_path(run_dir, epoch):
-    return pathlib.Path(run_dir) / "state" / f"epoch-{epoch:04d}.npz"
-
-
-def _epoch_of(path):
-    return int(path.name.split(".")[0].removeprefix("epoch-"))
 
 
 def _has_bfloat16():
