@@ -125,7 +125,7 @@ def _write_environment(path, goes_on):
     if goes_on and path.exists():
         begun = read_json(path)
         changed = {name: now for name, now in environment.items() if begun.get(name) != now}
-        if changed.keys() == {"started"}:
+        if changed.keys() <= {"started"}:
             return
         environment = {**begun, "resumed": [*begun.get("resumed", []), changed]}
     write_json(path, environment)
