@@ -7,7 +7,6 @@ Examples:
 """
 
 import dataclasses
-import pathlib
 
 from catsdogs import cli, growth
 from catsdogs.files import write_json
@@ -25,9 +24,7 @@ class Arguments:
 
 def main():
     arguments = cli.parse(Arguments, __doc__)
-    folder = pathlib.Path(arguments.folder)
-    pictures = growth.draw_pictures(folder / "pictures", max(arguments.numbers))
-    found = growth.measure_growth(pictures, folder, arguments.numbers)
+    found = growth.measure_growth(arguments.folder, arguments.numbers)
     growth.print_growth(found["rows"])
     if arguments.output:
         write_json(arguments.output, found)

@@ -12,10 +12,11 @@ import tempfile
 
 import nbformat
 import tyro
-from nbclient import NotebookClient
+from nbclient import execute
 from traitlets.config import Config
 
 from catsdogs import cli
+from catsdogs.files import InputError, atomic_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +33,16 @@ def main():
     # Else the kernel warns that others on this machine could read along.
     config = Config({"KernelManager": {"transport_encryption": "auto"}})
     for path in arguments.notebooks:
-        notebook = nbformat.read(path, as_version=4)
+        output, before = (arguments.output_dir or path.parent) / path.name, path.read_bytes()
+        notebook = nbformat.reads(before.decode(), as_version=4)
         metadata = notebook.metadata.copy()  # the kernel adds facts of this machine
         with tempfile.TemporaryDirectory() as folder:
-            where = {"metadata": {"path": folder}}
-            client = NotebookClient(notebook, resources=where, timeout=None, config=config)
-            client.record_timing, client.coalesce_streams = False, True
-            client.execute()
+            execute(notebook, folder, config=config, record_timing=False, coalesce_streams=True)
         notebook.metadata = metadata
-        output = (arguments.output_dir or path.parent) / path.name
-        nbformat.write(notebook, output)
+        with atomic_path(output) as part:
+            nbformat.write(notebook, part)
+            if output.resolve() == path.resolve() and path.read_bytes() != before:
+                raise InputError(f"Expected {path} as it was, received a newer one. Run it again.")
         print(f"{output}: {output.stat().st_size:,} bytes")
 
 

@@ -62,7 +62,7 @@ ALLOWED = {
     "fused_norm models saved_model training",
     "benchmark": "config data.manifest files processes runs",
     "growth": "cli config data.images data.manifest data.sketch_files data.sources "
-    "data.splits figures files processes runs",
+    "data.splits figures files processes runs tables",
     "preview": "config data.augment data.images data.manifest figures plots",
     "stage_run": "calibration config data.images data.pipeline data.manifest evaluation features "
     "figures files fused_norm history_plot models run_state runs saved_model training",

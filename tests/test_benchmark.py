@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+import types
 
 import keras
 import pytest
 from conftest import ROOT
+from PIL import Image
 from test_plots import texts_of
 
 from catsdogs import benchmark, growth, measure
-from catsdogs.files import InputError, read_json
+from catsdogs.files import InputError, read_json, write_json
 from catsdogs.flops import count_flops
 from catsdogs.frontier_plot import plot_frontier
 from catsdogs.models import build_textbook_convnet
@@ -76,12 +78,75 @@ def test_frontier_shows_every_point_and_the_upper_edge():
     assert list(edge) == [1, 9]  # the convnet takes longer than fine-tuning for less
 
 
+ENVIRONMENT = {"commit": "abc", "packages": {}, "processor": "A Processor", "cores": 2}
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Growth at commit abc without its slow parts: a list of the steps that were taken."""
+    steps = []
+
+    def take(*words, name):
+        steps.append(name)
+        return types.SimpleNamespace(output="100", seconds=1.0)
+
+    def draw(folder, *, per_class):
+        for name in ("cat", "dog"):
+            (folder / name).mkdir(parents=True)
+            for index in range(per_class):
+                Image.new("RGB", (8, 8)).save(folder / name / f"{name}.{index}.jpg")
+
+    monkeypatch.setattr(growth.runs, "describe_environment", lambda: ENVIRONMENT)
+    monkeypatch.setattr(growth, "run_python", take)
+    monkeypatch.setattr(growth, "write_sketches", draw)
+    return steps
+
+
+def test_growth_leaves_the_users_folders_alone(counted, tmp_path):
+    mine = [tmp_path / name for name in ("pictures/cat/1.jpg", "pictures/dog/1.jpg", "16/letter")]
+    for path in mine:
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    growth.measure_growth(tmp_path, [16])
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "16", "pictures", "growth.json", "growth-files",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["growth-files", "growth-files/pictures/cat/1.jpg"])
+def test_growth_takes_no_folder_that_it_has_not_made(name, counted, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(InputError, match="growth-files, or what this command has made"):
+        growth.measure_growth(tmp_path, [16])
+    assert path.read_text() == "mine" and counted == []
+
+
+@pytest.mark.parametrize("content", [{}, {"environment": ENVIRONMENT, "rows": [{}]}])
+def test_growth_refuses_a_record_of_other_content(content, counted, tmp_path):
+    write_json(tmp_path / "growth.json", content)
+    with pytest.raises(InputError, match=r"growth\.json as this version.*another --folder"):
+        growth.measure_growth(tmp_path, [16])
+    assert read_json(tmp_path / "growth.json") == content and counted == []
+
+
+@pytest.mark.parametrize("commit, times", [("abc", 1), (None, 2), ("abc+changes", 2)])
+def test_growth_goes_on_only_with_figures_of_the_same_code(
+    commit, times, counted, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(ENVIRONMENT, "commit", commit)
+    for _ in range(2):
+        found = growth.measure_growth(tmp_path, [16])
+        assert [row["num_images"] for row in found["rows"]] == [16]
+    assert counted == ["prepare", "decode", "extract", "head", "convnet"] * times
+
+
 @pytest.mark.slow
 def test_growth_measures_each_step_and_goes_on(vgg16_weights, tmp_path, monkeypatch):
-    pictures = growth.draw_pictures(tmp_path / "pictures", 40)
-    assert len(list(pictures.glob("cat/*.jpg"))) == len(list(pictures.glob("dog/*.jpg"))) == 24
-    assert growth.draw_pictures(tmp_path / "pictures", 40) == pictures
-    found = growth.measure_growth(pictures, tmp_path, [16])
+    monkeypatch.setattr(growth.runs, "describe_environment", lambda: ENVIRONMENT)
+    found = growth.measure_growth(tmp_path, [16])
     rows = found["rows"]
     assert [row["num_images"] for row in rows] == [16]
     steps = set(rows[0]) - {"num_images"}
@@ -89,15 +154,19 @@ def test_growth_measures_each_step_and_goes_on(vgg16_weights, tmp_path, monkeypa
     each = [row[step] for row in rows for step in steps]
     assert all(one["seconds"] > 0 and one["peak_rss_mb"] > 20 for one in each)
     assert json.loads((tmp_path / "growth.json").read_text()) == found
-    assert not (tmp_path / "16").exists()
+    work = tmp_path / "growth-files"
+    pictures = sorted(work.glob("pictures/*/*.jpg"))
+    assert [path.parent.name for path in pictures] == ["cat"] * 12 + ["dog"] * 12
+    assert not (work / "16").exists()
     text = texts_of(growth.plot_growth(rows))
     assert "Peak memory" in text and "train a head" in text
-    monkeypatch.setattr(growth, "run_python", None)  # nothing is measured twice
-    assert growth.measure_growth(pictures, tmp_path, [16]) == found
+    monkeypatch.setattr(growth, "run_python", None)  # nothing is measured or drawn twice
+    monkeypatch.setattr(growth, "write_sketches", None)
+    assert growth.measure_growth(tmp_path, [16]) == found
     # Figures of other code are not taken for this one's.
-    monkeypatch.setattr(growth.runs, "describe_environment", lambda: {"commit": "another"})
+    monkeypatch.setitem(ENVIRONMENT, "commit", "another")
     with pytest.raises(TypeError):
-        growth.measure_growth(pictures, tmp_path, [16])
+        growth.measure_growth(tmp_path, [16])
 
 
 @pytest.mark.slow

@@ -40,7 +40,8 @@ def root(data_dir, tmp_path_factory):
         keras.utils.set_random_seed(seed)
         model = models.build_textbook_convnet(48)
         folder = root / "runs" / "tiny" / name
-        validation = {**MEASURED, "accuracy": accuracy}
+        interval = [accuracy - 0.1, min(1, accuracy + 0.1)]
+        validation = {**MEASURED, "accuracy": accuracy, "accuracy_interval95": interval}
         write_json(folder / "metrics.json", {**METRICS, "validation": validation})
         config = {"stage": "scratch", "data_dir": str(data_dir), "smoke": False}
         write_json(folder / "config.json", config)
@@ -347,6 +348,24 @@ def test_choices_are_the_usable_runs_best_first(root, data_dir, tmp_path):
             find_choices(wrong)
     with pytest.raises(InputError, match="found none that has a model"):
         find_choices(root=tmp_path)
+
+
+def test_real_runs_come_before_smoke_runs_and_drawings(root, tmp_path):
+    """And a high accuracy on few pictures tells less than a lower one on many."""
+    model = root / "runs" / "tiny" / "better" / "model.keras"
+    for name, accuracy, low, changes in (
+        ("a-drawings", 1.0, 0.99, {"drawings": True}),
+        ("b-smoke", 1.0, 0.98, {"config": {"seed": 0, "smoke": True}}),
+        ("c-few", 1.0, 0.6, {}),
+        ("d-many", 0.95, 0.93, {}),
+    ):
+        folder = tmp_path / "tiny" / name
+        measured = {**MEASURED, "accuracy": accuracy, "accuracy_interval95": [low, 1.0]}
+        write_json(folder / "metrics.json", {**METRICS, "validation": measured, **changes})
+        write_json(folder / "config.json", {"stage": "scratch", "data_dir": "x", "smoke": False})
+        shutil.copyfile(model, folder / "model.keras")
+    found = [choice.path.name for choice in find_choices(root=tmp_path)]
+    assert found == ["d-many", "c-few", "b-smoke", "a-drawings"]
 
 
 def test_without_the_extra_there_is_one_sentence(root, monkeypatch):

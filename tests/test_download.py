@@ -245,6 +245,24 @@ def test_what_has_arrived_is_not_fetched_again(tmp_path, server):
     assert server.starts == [0, 100_000, 150_000, 159_000]
 
 
+def test_a_server_that_starts_over_takes_nothing_away(tmp_path, server):
+    part = tmp_path / "cats.zip.part"
+    part.write_bytes(CONTENT[:150_000])
+    server.answers = [Answer(ranges=False, stop=100_000)]
+    assert "150,000 of 200,000 bytes are here" in outcome(tmp_path, server)
+    assert part.read_bytes() == CONTENT[:150_000]
+    server.answers = [Answer(ranges=False, stop=170_000), Answer(ranges=False)]
+    assert outcome(tmp_path, server) == "the file"
+    assert server.starts == [150_000, 150_000, 170_000]
+
+
+def test_a_bad_part_is_thrown_away_though_the_server_starts_over(tmp_path, server):
+    (tmp_path / "cats.zip.part").write_bytes(other(9_000))
+    server.answers = [Answer(ranges=False)] * 2
+    assert "now deleted" in outcome(tmp_path, server)
+    assert outcome(tmp_path, server) == "the file"
+
+
 def test_breaks_at_random_places(tmp_path, server, campaign):
     rng = campaign.random("breaks")
     for number in range(campaign.size(20, 100)):

@@ -146,6 +146,21 @@ def test_another_answer_is_refused_and_leaves_nothing(saved, files, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_answers_are_compared_on_every_class(by_pixel, tmp_path, monkeypatch):
+    for label, value in (("a", 0), ("b", 255)):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for index in range(40):
+            picture = Image.new("L", (40, 40), value)
+            picture.save(tmp_path / "photos" / label / f"{index}.png")
+    black = by_pixel.model.predict_on_batch(np.zeros((1, 40, 40, 3), np.float32))
+    monkeypatch.setattr(
+        export, "load_exported", lambda form, folder: lambda images: black.repeat(len(images), 0)
+    )
+    with pytest.raises(InputError, match=r"received a difference of"):
+        export_model(by_pixel, "savedmodel", tmp_path / "out", [str(tmp_path / "photos")])
+    assert not (tmp_path / "out").exists()
+
+
 OURS = '{"format": "onnx", "largest_difference": 0}'
 
 

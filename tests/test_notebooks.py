@@ -1,8 +1,10 @@
 """The notebooks: they define nothing, show what they were last run with, and still run."""
 
 import ast
+import errno
 import json
 import re
+import runpy
 import subprocess
 import sys
 
@@ -95,6 +97,50 @@ def test_links_lead_somewhere(path):
     texts = ["".join(c["source"]) for c in read_cells(path) if c["cell_type"] == "markdown"]
     links = {link for text in texts for link in re.findall(r"\]\((?!http)([^)#]+)", text)}
     assert not [link for link in links if not (path.parent / link).exists()]
+
+
+def write_notebook(path, source):
+    """Writes a notebook of one cell; returns its bytes."""
+    nbformat = pytest.importorskip("nbformat")
+    cell = nbformat.v4.new_code_cell(source, id="one")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    return path.read_bytes()
+
+
+def test_a_notebook_that_was_saved_while_it_ran_is_not_replaced(tmp_path):
+    path = tmp_path / "mine.ipynb"
+    before = write_notebook(path, f"print('ran', file=open({str(path)!r}, 'a'))\nprint(6 * 7)")
+    command = [sys.executable, ROOT / "scripts" / "run_notebooks.py", path]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 2 and finished.stdout == ""
+    assert finished.stderr == (
+        f"run_notebooks.py: Expected {path} as it was, received a newer one. Run it again.\n"
+    )
+    assert path.read_bytes() == before + b"ran\n" and list(tmp_path.iterdir()) == [path]
+    # Nothing is lost where it is saved elsewhere.
+    path.write_bytes(before)
+    command += ["--output-dir", tmp_path / "run"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert text_of(outputs_of(read_cells(tmp_path / "run" / path.name))) == "42\n"
+    assert path.read_bytes() == before + b"ran\n"
+
+
+def test_a_full_disk_leaves_the_notebook_whole(tmp_path, monkeypatch):
+    path = tmp_path / "mine.ipynb"
+    before = write_notebook(path, "6 * 7")
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+
+    def write_half(notebook, place):
+        place.write_text(nbformat.writes(notebook)[:50])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(nbclient, "execute", lambda *_, **__: None)
+    monkeypatch.setattr(nbformat, "write", write_half)
+    monkeypatch.setattr(sys, "argv", ["run_notebooks.py", str(path)])
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")  # the script sets it: undone afterwards
+    with pytest.raises(OSError, match="No space left"):
+        runpy.run_path(str(ROOT / "scripts" / "run_notebooks.py"))["main"]()
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.slow

@@ -169,7 +169,9 @@ def test_script_answers_names_that_are_not_utf8(form, listed, saved, photos, tmp
         assert [os.fsencode(row["file"]) for row in json.loads(finished.stdout)] == names
     else:
         assert len(finished.stdout.splitlines()) == 4
-        assert all(name in finished.stdout for name in names)
+        # What a terminal cannot show is a blank in the table.
+        shown = names if listed else [name.replace(b"\xff", b" ") for name in names]
+        assert all(name in finished.stdout for name in shown)
 
 
 def test_wrong_words_get_a_fitting_sentence(saved, tmp_path):

@@ -127,13 +127,33 @@ def test_update_writes_all_three_even_without_a_cold_run(tmp_path):
     assert (tmp_path / "results" / "ladder.png").stat().st_size > 1000
 
 
+def write_run(folder, metrics):
+    """Writes a run folder, as far as it becomes evidence."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"stage": "scratch", "data_dir": "x", "smoke": false}')
+    (folder / "history.csv").write_text("epoch,loss\n1,0.5\n")
+    (folder / "curves.png").write_bytes(b"png")
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+def test_two_runs_of_one_name_are_not_added(tmp_path, monkeypatch):
+    metrics = {**METRICS, "test": MEASURED}
+    first = write_run(tmp_path / "a" / "seed0", metrics)
+    second = write_run(tmp_path / "b" / "seed0", metrics)
+    elsewhere = write_run(tmp_path / "c" / "seed0", {**metrics, "dataset": "other"})
+    with pytest.raises(InputError, match=r"one run a name, received .*a/seed0 and .*b/seed0\. Ren"):
+        results.add_runs([first, elsewhere, second], tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+    monkeypatch.chdir(first)
+    results.add_runs([".", first, elsewhere], tmp_path / "results")  # the same one twice is one
+    found = sorted(str(path.parent) for path in (tmp_path / "results").rglob("metrics.json"))
+    assert found == [str(tmp_path / "results" / name / "seed0") for name in ("other", "tiny")]
+
+
 def test_only_evaluated_runs_are_added(tmp_path):
-    run_dir = tmp_path / "runs" / "scratch"
-    run_dir.mkdir(parents=True)
     evaluated = json.loads((write_metrics(tmp_path, "x", 0.9) / "metrics.json").read_text())
-    (run_dir / "config.json").write_text('{"stage": "scratch", "data_dir": "x", "smoke": false}')
-    (run_dir / "history.csv").write_text("epoch,loss\n1,0.5\n")
-    (run_dir / "curves.png").write_bytes(b"png")
+    run_dir = write_run(tmp_path / "runs" / "scratch", evaluated)
     unseen = {name: value for name, value in evaluated.items() if name != "test"}
     (run_dir / "metrics.json").write_text(json.dumps(unseen))
     with pytest.raises(InputError, match=r"no test figures.*evaluate\.py"):

@@ -6,11 +6,12 @@ import pathlib
 import sys
 
 from catsdogs.data.progress import Progress
-from catsdogs.files import InputError
+from catsdogs.files import InputError, say_briefly
 
 __all__ = ["accept_any_file_name", "print_evaluation", "print_outcome", "print_predictions"]
 
 _SHOWN_MISTAKES = 6  # kinds of them, a run
+_SHOWN_LETTERS = 5000  # of a line; no path is longer
 
 
 def print_outcome(run_dir, metrics):
@@ -73,7 +74,8 @@ def print_predictions(predictions, classes, threshold, form="table", total=None)
         predictions: Iterable of `catsdogs.prediction.Prediction`.
         classes: Class names.
         threshold: Answers of a lower probability are marked as unsure.
-        form: `"table"`, `"json"` (a list of objects) or `"csv"`.
+        form: `"table"`, whose names are made printable, `"json"` (a list of objects) or `"csv"`,
+            both with names as they are.
         total: Number of files for the progress line, or `None` if nobody knows.
 
     Returns:
@@ -91,7 +93,9 @@ def print_predictions(predictions, classes, threshold, form="table", total=None)
         for done, answer in enumerate(predictions, start=1):
             if answer.error:
                 unreadable += 1
-                print(f"predict.py: {answer.error}", file=sys.stderr, flush=True)
+                # Whatever stands in a file's name, it must not steer the terminal.
+                error = say_briefly(answer.error, _SHOWN_LETTERS)
+                print(f"predict.py: {error}", file=sys.stderr, flush=True)
             else:
                 write.answer(answer, answer.probability < threshold)
             progress.update(done)
@@ -108,8 +112,9 @@ class _TableWriter:
 
     def answer(self, answer, unsure):
         mark = "unsure" if unsure else ""
+        file = say_briefly(answer.file, _SHOWN_LETTERS)
         print(
-            f"{answer.label:<{self._width}}  {answer.probability:>11.1%}  {mark:<6}  {answer.file}",
+            f"{answer.label:<{self._width}}  {answer.probability:>11.1%}  {mark:<6}  {file}",
             flush=True,
         )
 

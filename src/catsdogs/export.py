@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import itertools
+import math
 import pathlib
 import shutil
 import warnings
@@ -40,7 +41,8 @@ def export_model(saved, form, folder, pictures):
         form: A key of `FORMATS`.
         folder: Folder to write: the model, `model.json` with class names, image size and what to
             do with a picture, and for ONNX an example that needs onnxruntime alone.
-        pictures: Files and folders of pictures to compare answers on; 32 are taken.
+        pictures: Files and folders of pictures to compare answers on; 32 are taken, spread
+            evenly over all of them.
 
     Returns:
         Number of pictures compared; the largest difference of a probability to Keras in float32;
@@ -149,8 +151,12 @@ def _is_free(folder):
 
 
 def _decode(pictures, image_size):
+    files = list(list_pictures(pictures))
+    # Every nth: they come class by class, and an answer must be right for each.
+    step = max(1, math.ceil(len(files) / _NUM_CHECKED))
+    spread = itertools.chain.from_iterable(files[start::step] for start in range(step))
     images = []
-    for file in itertools.islice(list_pictures(pictures), 4 * _NUM_CHECKED):
+    for file in itertools.islice(spread, 4 * _NUM_CHECKED):
         with contextlib.suppress(InputError):
             images.append(decode_image(file, image_size))
         if len(images) == _NUM_CHECKED:

@@ -16,10 +16,11 @@ from catsdogs import cli, runs
 from catsdogs.data.images import map_pictures
 from catsdogs.data.sketch_files import write_sketches
 from catsdogs.figures import COLOURS, GREY, STYLE
-from catsdogs.files import atomic_folder, read_json, write_json
+from catsdogs.files import InputError, atomic_folder, read_json, write_json
 from catsdogs.processes import run_python
+from catsdogs.tables import GROWTH
 
-__all__ = ["draw_pictures", "measure_growth", "plot_growth", "print_growth"]
+__all__ = ["measure_growth", "plot_growth", "print_growth"]
 
 _STEPS = {
     "prepare": "prepare (check, compare, copy)",
@@ -29,60 +30,40 @@ _STEPS = {
     "convnet": "train the convnet, 1 epoch at 64²",
 }
 _SIZE = 64  # pixels: growth is about the number of images, not about theirs
+_WORK, _MARK = "growth-files", "made-by-measure-growth"  # a folder, and a file in it
 
 
-def draw_pictures(folder, number):
-    """Drawings in `folder/cat` and `folder/dog`: a quarter is drawn, and kept turned four ways.
-
-    Args:
-        folder: Where to write; drawings that lie there already are kept if they are enough.
-        number: How many pictures will be used; some more are made, since a few look alike.
-
-    Returns:
-        The folder, a `Path`.
-    """
-    folder = pathlib.Path(folder)
-    per_class = _with_spare(number // 2)
-    if len(list(folder.glob("*/*.jpg"))) >= 2 * per_class:
-        return folder
-    ways = (ImageOps.mirror, ImageOps.flip, lambda image: ImageOps.mirror(ImageOps.flip(image)))
-
-    def turn(path):
-        with Image.open(path) as image:
-            for way, turned in enumerate(ways, start=1):
-                turned(image).save(path.with_stem(f"{path.stem}-{way}"), quality=90)
-
-    with atomic_folder(folder) as new:
-        write_sketches(new, per_class=math.ceil(per_class / 4))
-        for _ in map_pictures(turn, sorted(new.glob("*/*.jpg"))):
-            pass
-    return folder
-
-
-def measure_growth(pictures, folder, numbers):
-    """Runs every step on more and more pictures, each in a process of its own.
+def measure_growth(folder, numbers):
+    """Runs every step on more and more drawings, each in a process of its own.
 
     Args:
-        pictures: Folder with one sub-folder a class, with as many pictures as the largest number.
-        folder: Where data sets and runs go. `growth.json` there holds what this commit has
-            measured already, so a stopped measurement goes on; the rest is removed as it goes.
-        numbers: Numbers of pictures, half to train on, a quarter each to validate and test.
+        folder: `growth.json` there holds what this commit has measured already, so a stopped
+            measurement goes on. Drawings, data sets and runs go to `growth-files` there; all but
+            the drawings are removed as it goes.
+        numbers: Numbers of drawings, half to train on, a quarter each to validate and test.
 
     Returns:
         A JSON-ready dictionary: `environment`, and `rows`, each with `num_images` and
         `{seconds, peak_rss_mb}` of every step.
+
+    Raises:
+        InputError: If `growth.json` or `growth-files` is there and is something else.
     """
-    folder = pathlib.Path(folder)
-    record = folder / "growth.json"
+    record = pathlib.Path(folder) / "growth.json"
     found = {"environment": runs.describe_environment(), "rows": []}
     if record.exists():
-        earlier = read_json(record)
-        if earlier["environment"]["commit"] == found["environment"]["commit"]:
+        earlier = read_json(record, "Move it away, or choose another --folder.", GROWTH)
+        commit = found["environment"]["commit"]
+        # Without a commit, or with changes to it, nobody knows what code was measured.
+        known = commit is not None and not commit.endswith("+changes")
+        if known and earlier["environment"]["commit"] == commit:
             found = earlier
+    work = _open_work(record.with_name(_WORK))
+    pictures = _draw_pictures(work / "pictures", max(numbers))
     for number in sorted(set(numbers) - {row["num_images"] for row in found["rows"]}):
-        place = folder / str(number)
+        place = work / str(number)
         shutil.rmtree(place, ignore_errors=True)
-        _link_some(pathlib.Path(pictures), place / "pictures", number)
+        _link_some(pictures, place / "pictures", number)
         row = {"num_images": number}
         for step in _STEPS:
             print(f"{number} images: {_STEPS[step]} ...", flush=True)
@@ -137,6 +118,42 @@ def plot_growth(rows):
     figure.legend(*time.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     memory.set(ylim=(0, None), title="Peak memory", ylabel="GiB")
     return figure
+
+
+def _open_work(folder):
+    """Makes the folder whose content may be replaced or removed; a mark says that it is ours."""
+    mark = folder / _MARK
+    if folder.exists() and not mark.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(
+            f"Expected nothing at {folder}, or what this command has made, received something "
+            "else. Move it away, or choose another --folder."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    return folder
+
+
+def _draw_pictures(folder, number):
+    """Drawings in `folder/cat` and `folder/dog`: a quarter is drawn, and kept turned four ways.
+
+    Drawings that lie there already are kept if they are enough. Some more than `number` are made,
+    since a few look alike.
+    """
+    per_class = _with_spare(number // 2)
+    if len(list(folder.glob("*/*.jpg"))) >= 2 * per_class:
+        return folder
+    ways = (ImageOps.mirror, ImageOps.flip, lambda image: ImageOps.mirror(ImageOps.flip(image)))
+
+    def turn(path):
+        with Image.open(path) as image:
+            for way, turned in enumerate(ways, start=1):
+                turned(image).save(path.with_stem(f"{path.stem}-{way}"), quality=90)
+
+    with atomic_folder(folder) as new:
+        write_sketches(new, per_class=math.ceil(per_class / 4))
+        for _ in map_pictures(turn, sorted(new.glob("*/*.jpg"))):
+            pass
+    return folder
 
 
 def _with_spare(number):

@@ -118,12 +118,13 @@ def _fetch(url, part, have, size, progress):
     request = urllib.request.Request(url, headers=headers)
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
         done = _start_of(response, have, size)
-        with part.open("ab" if done else "wb") as output:
+        with part.open("ab") as output:
             mark, since = done, time.monotonic()
             # No more than is missing, however much the server sends; and what has come at once,
             # or else a slow server would keep a whole block from the disk.
             while done < size and (block := response.read1(min(_BLOCK, size - done))):
-                output.write(block)
+                # A server that starts over sends what is here already; nothing is given up for it.
+                output.write(block[max(0, have - done) :])
                 done += len(block)
                 progress.update(done)
                 if (seconds := time.monotonic() - since) > _TIMEOUT:

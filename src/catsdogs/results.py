@@ -34,15 +34,8 @@ _PRESETS = {
 _BEGIN, _END = "<!-- results table: begin -->", "<!-- results table: end -->"
 # Settings that do not make another recipe.
 _NOT_SETTINGS = (
-    "preset",
-    "variant",
-    "augmentation",
-    "seed",
-    "smoke",
-    "weights",
-    "start",
-    "pooled_only",
-)
+    "preset", "variant", "augmentation", "seed", "smoke", "weights", "start", "pooled_only",
+)  # fmt: skip
 # The best of the three editions of Deep Learning with Python, 2,000 training images: test accuracy
 # where the book gives it, else validation accuracy.
 _PUBLISHED = (
@@ -65,8 +58,10 @@ def add_runs(run_dirs, results_dir="results"):
         results_dir: Where the evidence is kept.
 
     Raises:
-        InputError: If a run is not finished or not evaluated.
+        InputError: If a run is not finished or not evaluated, or two have one name; then none is
+            added.
     """
+    places = {}
     for run_dir in map(pathlib.Path, run_dirs):
         _, metrics = runs.load_run(run_dir)
         if "test" not in metrics:
@@ -76,7 +71,14 @@ def add_runs(run_dirs, results_dir="results"):
             )
         if metrics["config"]["smoke"]:
             raise InputError(f"Expected a full run, received {run_dir}, made with --smoke.")
-        with atomic_folder(pathlib.Path(results_dir) / metrics["dataset"] / run_dir.name) as folder:
+        resolved = run_dir.resolve()
+        place = pathlib.Path(results_dir) / metrics["dataset"] / resolved.name
+        if (other := places.setdefault(place, resolved)) != resolved:
+            raise InputError(
+                f"Expected one run a name, received {other} and {resolved}. Rename one of them."
+            )
+    for place, run_dir in places.items():
+        with atomic_folder(place) as folder:
             for name in ("metrics.json", "history.csv", "curves.png"):
                 shutil.copyfile(run_dir / name, folder / name)
 
