@@ -87,7 +87,7 @@ ALLOWED = {
     "results_table": "",
     "results": "config significance figures files frontier_plot growth ladder_plot recipe "
     "results_table runs tables",
-    "ladder": "data.manifest figures files history_plot runs",
+    "ladder": "cli config data.manifest figures files history_plot recipe runs",
 }
 # What is heavy stays where it is needed, so that a script starts at once.
 ALLOWED_TENSORFLOW = {
