@@ -22,6 +22,7 @@ ALLOWED = {
     "files": "fields",
     "tables": "fields",
     "config": "files",
+    "recipe": "config",
     "cli": "files runs stages",  # stages late, inside a function: loading it takes seconds
     "data.progress": "",
     "network": "data.progress files",
@@ -65,10 +66,10 @@ ALLOWED = {
     "data.splits figures files processes runs tables",
     "preview": "config data.augment data.images data.manifest figures plots",
     "stage_run": "calibration config data.images data.pipeline data.manifest evaluation features "
-    "figures files fused_norm history_plot models run_state runs saved_model training",
+    "figures files fused_norm history_plot models recipe run_state runs saved_model training",
     "model_check": "files",
     "saved_model": "fields files model_check",
-    "stages": "config data.augment features files models runs saved_model stage_run weights",
+    "stages": "config data.augment features files models recipe runs saved_model stage_run weights",
     "prediction": "data.images evaluation files",
     "export": "data.images files models prediction",
     "demo_choices": "data.images files prediction runs saved_model",
@@ -85,9 +86,9 @@ ALLOWED = {
     "evaluate_run": "calibration data.images data.manifest data.pipeline evaluation features "
     "figures files models plots report runs saved_model slices stage_run weights",
     "results_table": "",
-    "results": "config significance figures files frontier_plot growth ladder_plot results_table "
-    "runs tables",
-    "ladder": "data.manifest figures files history_plot runs",
+    "results": "config significance figures files frontier_plot growth ladder_plot recipe "
+    "results_table runs tables",
+    "ladder": "cli config data.manifest figures files history_plot recipe runs",
 }
 # What is heavy stays where it is needed, so that a script starts at once.
 ALLOWED_TENSORFLOW = {

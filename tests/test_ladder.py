@@ -2,13 +2,24 @@
 
 import json
 import pathlib
+import types
 
 import pytest
+from conftest import METRICS
 
-from catsdogs import ladder
+from catsdogs import config, ladder
 from catsdogs.files import InputError
 
 STEPS = tuple(ladder.Step("train_scratch", f"run-{i}", ("--seed", str(i))) for i in range(3))
+
+
+def write_run(run_dir, **metrics):
+    """Writes what a finished run says of itself."""
+    run_dir.mkdir()
+    metrics = {**METRICS, **metrics}
+    config = {"stage": metrics["stage"], "data_dir": "data", "smoke": metrics["config"]["smoke"]}
+    (run_dir / "config.json").write_text(json.dumps(config))
+    (run_dir / "metrics.json").write_text(json.dumps(metrics))
 
 
 @pytest.fixture
@@ -28,7 +39,7 @@ def commands(monkeypatch):
             path.write_text(json.dumps({"test": {}, **json.loads(path.read_text())}))
 
     monkeypatch.setattr(ladder, "_run", run)
-    monkeypatch.setattr(ladder, "_check_data", lambda run_dir, data_dir: None)
+    monkeypatch.setattr(ladder, "_check_run", lambda *_: None)
     return seen
 
 
@@ -64,6 +75,42 @@ def test_a_sweep_is_told_best_first(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "sweep.csv").read_text() == (
         "loss,accuracy,seconds,run\n0.1,0.9,90,good\n0.5,0.9,90,bad\n"
     )
+
+
+@pytest.mark.parametrize(
+    "changed, told",
+    [
+        ({}, None),
+        ({"weights": "elsewhere", "pooled_only": True, "views": 5}, None),  # without effect here
+        ({"image_size": 256}, "image_size=256"),
+        ({"smoke": True}, "smoke=True"),
+        ({"seed": 4}, "seed=4"),
+    ],
+)
+def test_a_finished_run_of_other_settings_is_not_taken(tmp_path, monkeypatch, changed, told):
+    monkeypatch.setattr(ladder, "load_manifest", lambda _: types.SimpleNamespace(digest="d1"))
+    step = ladder.Step("train_feature_extract", "head", ("--seed", "3"))
+    settings = {**vars(config.FEATURE_EXTRACT["best"]), "seed": 3, **changed}
+    write_run(tmp_path / "head", stage="feature_extract", config=settings)
+    if told is None:
+        ladder.climb([step], "data", tmp_path, evaluate=False)
+        return
+    with pytest.raises(InputError, match=told) as caught:
+        ladder.climb([step], "data", tmp_path, evaluate=False)
+    assert "train_feature_extract --seed 3" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_finished_fine_tuning_of_another_start_is_not_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(ladder, "load_manifest", lambda _: types.SimpleNamespace(digest="d1"))
+    settings = {**vars(config.FINETUNE["best"]), "start": "runs/other/head"}
+    write_run(tmp_path / "tuned", stage="finetune", config=settings)
+    step = ladder.Step("finetune", "tuned", start="head")  # wherever the folder of runs is now
+    assert ladder.climb([step], "data", tmp_path, evaluate=False) == [tmp_path / "tuned"]
+    for start in (None, "another"):
+        with pytest.raises(InputError, match="start='runs/other/head'"):
+            step = ladder.Step("finetune", "tuned", start=start)
+            ladder.climb([step], "data", tmp_path, evaluate=False)
 
 
 def test_a_failed_step_is_one_line():

@@ -24,7 +24,7 @@ PRESETS = {
 
 def write_metrics(
     root, name, accuracy, *, stage="scratch", preset="best", dataset="dogs-vs-cats", seed=0,
-    image_size=144, seconds=60.0, cold=True, memory=900, **changes,
+    image_size=144, seconds=60.0, cold=True, memory=900, start_changes=None, **changes,
 ):  # fmt: skip
     """Writes one run's evidence as `scripts/evaluate.py` leaves it."""
     settings = {**vars(PRESETS[stage][preset]), "seed": seed, **changes}
@@ -38,6 +38,8 @@ def write_metrics(
         "test": {**MEASURED, "accuracy": accuracy, "num_images": 1000},
         "cold": cold, "warm": not cold, "wall_seconds": seconds, "peak_rss_mb": memory,
     }  # fmt: skip
+    if start_changes is not None:  # earlier versions wrote none
+        metrics["start_changes"] = start_changes
     (folder / "metrics.json").write_text(json.dumps(metrics))
     return folder
 
@@ -82,6 +84,22 @@ def test_recipes_are_kept_apart_and_in_order(tmp_path):
     ]  # fmt: skip
     assert rows[3]["settings"] == {"epochs": 50} and rows[2]["settings"] == {}
     assert rows[0]["test_accuracy"]["std"] is None
+
+
+def test_fine_tunings_from_heads_of_different_recipes_are_not_averaged(tmp_path):
+    tune = {"stage": "finetune", "image_size": 320}
+    write_metrics(tmp_path, "earlier", 0.99, **tune)
+    write_metrics(tmp_path, "plain", 0.992, seed=1, start_changes={}, **tune)
+    # One head for several seeds is the same recipe.
+    write_metrics(tmp_path, "shared", 0.991, seed=2, start_changes={"seed": 0}, **tune)
+    write_metrics(tmp_path, "poor", 0.95, seed=3, start_changes={"epochs": 2}, **tune)
+    rows = results.summarize(tmp_path / "results")
+    assert [row["seeds"] for row in rows] == [[0, 1, 2], [3]]
+    assert [row["settings"] for row in rows] == [{}, {"start_epochs": 2}]
+    assert "start epochs 2" in results.readme_with_table(README, rows)
+    write_metrics(tmp_path, "broken", 0.9, start_changes=["epochs"], **tune)
+    with pytest.raises(InputError, match=r"start_changes is .*, not an object"):
+        results.summarize(tmp_path / "results")
 
 
 def test_table_states_every_row_and_links_its_evidence(tmp_path):

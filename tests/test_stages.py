@@ -319,6 +319,25 @@ def test_fine_tuning_passes_over_the_head_of_other_pictures(data_dir, pictures, 
     assert not again["start"]["made"] and again["start"]["run"].endswith("-seed0-2")
 
 
+def test_fine_tuning_passes_over_the_head_of_other_settings(
+    start_run, data_dir, tmp_path, vgg16_weights
+):
+    """Names of folders carry no recipe: another one lies where the head is expected."""
+    place = tmp_path / "runs" / start_run.name
+    settings = dataclasses.replace(EXTRACT, epochs=1)
+    stages.train_feature_extract(settings, data_dir, place)
+    shutil.copytree(start_run, place.with_name(f"{place.name}-2"))
+    _, metrics = stages.finetune(TUNE, data_dir, tmp_path / "runs" / "tuned")
+    assert metrics["start"]["run"] == f"{place.name}-2" and not metrics["start"]["made"]
+    assert metrics["start_changes"] == {}
+    # Named, it is taken, and what is special about it is kept.
+    settings = dataclasses.replace(TUNE, start=str(place))
+    _, metrics = stages.finetune(settings, data_dir, tmp_path / "runs" / "named")
+    changed = metrics["start_changes"]
+    assert (changed["image_size"], changed["epochs"], changed["smoke"]) == (32, 1, False)
+    assert "dropout" not in changed
+
+
 def test_evaluate_refuses_other_data(scratch_run, pictures, tmp_path):
     run_dir = shutil.copytree(scratch_run[0], tmp_path / "run")
     with open_source(pictures) as source:
@@ -361,6 +380,10 @@ def test_fine_tuning_refuses_a_wrong_start(
     (other / "metrics.json").write_text(json.dumps({**metrics, "dataset_digest": "another"}))
     with pytest.raises(InputError, match="other pictures or splits"):
         stages.finetune(dataclasses.replace(TUNE, start=str(other)), data_dir, tmp_path / "run")
+    # Two epochs on a few small images are no start for a run whose figures will be believed.
+    with pytest.raises(InputError, match=r"--start to be a full run.*made with --smoke"):
+        settings = dataclasses.replace(TUNE, start=str(start_run), smoke=False)
+        stages.finetune(settings, data_dir, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

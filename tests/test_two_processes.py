@@ -245,15 +245,27 @@ def test_a_run_folder_has_one_process(run_dir, data_dir, tmp_path, capsys, let_g
     assert not [path for path in copy.iterdir() if path.name.startswith(".")]
 
 
-def test_a_start_that_another_process_makes_is_waited_for(run_dir, tmp_path, capsys, let_go):
-    """Two fine-tunings of one seed need the same head; here the other process has just begun it."""
+@pytest.mark.parametrize("usable", [True, False])
+def test_a_start_that_another_process_makes_is_waited_for(
+    usable, run_dir, tmp_path, capsys, let_go
+):
+    """Two fine-tunings of one seed need the same head; here the other process has just begun it.
+
+    If it turns out to be of other settings, say of a smoke run, the next one is looked at.
+    """
     start_dir = tmp_path / "feature_extract-best-cached-seed0"
     shutil.copytree(run_dir, start_dir)
+    next_dir = shutil.copytree(run_dir, start_dir.with_name(f"{start_dir.name}-2"))
     away = (start_dir / "metrics.json").rename(tmp_path / "metrics.json")
-    stage = types.SimpleNamespace(config=FinetuneConfig(), run_dir=tmp_path / "tuned")
+    stage = types.SimpleNamespace(
+        config=FinetuneConfig(),
+        run_dir=tmp_path / "tuned",
+        could_reuse=lambda place, _: usable or place == next_dir,
+    )
     with start("hold", start_dir, "exclusive", away, start_dir / "metrics.json") as other:
         let_go(other)
-        assert stages._make_start(stage) == (start_dir, True)
+        expected = (start_dir, True) if usable else (next_dir, False)
+        assert stages._make_start(stage) == expected
     assert "Waiting for another process" in capsys.readouterr().err
 
 

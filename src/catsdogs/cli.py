@@ -56,13 +56,14 @@ class StagePlaces:
     """Also write event files to tensorboard/ in the run folder, for: tensorboard --logdir runs"""
 
 
-def parse(arguments_class, description, default=None):
-    """Parses `sys.argv` into a dataclass; field comments are the help texts.
+def parse(arguments_class, description, default=None, words=None):
+    """Parses a command line into a dataclass; field comments are the help texts.
 
     Args:
         arguments_class: The dataclass.
         description: The script's docstring: what it does, then worked examples.
         default: An instance whose values are the defaults, or `None` for the class's own.
+        words: The command line without the script, or `None` for that of this process.
 
     Raises:
         InputError: If a flag is unknown or a value does not fit.
@@ -72,6 +73,7 @@ def parse(arguments_class, description, default=None):
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
                 arguments_class,
+                args=words,
                 description=description,
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
                 **({} if default is None else {"default": default}),
@@ -94,18 +96,19 @@ def parse(arguments_class, description, default=None):
         raise InputError(f"{say_briefly(reason, 500)}.{hint} See --help.") from None
 
 
-def parse_stage(presets, description):
+def parse_stage(presets, description, words=None):
     """Parses a training script's command line: a preset, changed by every other flag given.
 
     Args:
         presets: `{"best": config, "textbook": config}` of one stage.
-        description: The script's docstring.
+        description, words: As for `parse`.
 
     Returns:
         A pair of the stage's config and `StagePlaces`.
     """
     preset = "best"
-    for word, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
+    words = sys.argv[1:] if words is None else words
+    for word, following in itertools.pairwise([*words, ""]):
         if word == "--preset" and following in presets:
             preset = following
         if word.startswith("--preset=") and word.removeprefix("--preset=") in presets:
@@ -121,7 +124,8 @@ def parse_stage(presets, description):
         ],
         frozen=True,
     )
-    arguments = parse(arguments_class, description, arguments_class(chosen, StagePlaces()))
+    default = arguments_class(chosen, StagePlaces())
+    arguments = parse(arguments_class, description, default, words)
     return arguments.settings, arguments.folders
 
 

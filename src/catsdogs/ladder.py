@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 
-from catsdogs import runs
+from catsdogs import cli, runs
+from catsdogs import config as presets
 from catsdogs.data.manifest import load_manifest
 from catsdogs.figures import save_figure
 from catsdogs.files import InputError, atomic_path, read_json
 from catsdogs.history_plot import plot_history
+from catsdogs.recipe import changes
 
 __all__ = ["FULL", "SMALL", "SWEEP", "Step", "climb", "print_ladder", "print_sweep"]
 
@@ -43,6 +45,12 @@ def _seeds(script, name, *flags, seeds=(0, 1, 2)):
         Step(script, f"{name}-seed{seed}", (*flags, "--seed", str(seed))) for seed in seeds
     )
 
+
+_PRESETS = {
+    "train_scratch": presets.SCRATCH,
+    "train_feature_extract": presets.FEATURE_EXTRACT,
+    "finetune": presets.FINETUNE,
+}
 
 # Minutes on two cores: small images and few epochs, to see the ladder climb. The book's optimizer
 # needs a hundred epochs, so these take AdamW.
@@ -125,7 +133,8 @@ def climb(steps, data_dir, root, *, evaluate=True, minutes=math.inf):
         The folders of the finished runs, in order.
 
     Raises:
-        InputError: If a step fails; its own message has been printed by then.
+        InputError: If a step fails, whose own message has been printed by then; or if a finished
+            run is of other pictures or settings.
     """
     scripts = pathlib.Path(__file__).parents[2] / "scripts"
     run_dirs = [pathlib.Path(root) / step.name for step in steps]
@@ -136,7 +145,7 @@ def climb(steps, data_dir, root, *, evaluate=True, minutes=math.inf):
             return run_dirs[: number - 1]
         print(f"\n[{number}/{len(steps)}] {step.script} {' '.join(step.flags)}", flush=True)
         if runs.is_complete(run_dir):
-            _check_data(run_dir, data_dir)
+            _check_run(step, run_dir, data_dir)
         else:
             command = [scripts / f"{step.script}.py", *step.flags]
             command += ["--data-dir", data_dir, "--run-dir", run_dir, "--resume"]
@@ -203,11 +212,23 @@ def print_sweep(run_dirs, root):
         writer.writerows([("loss", "accuracy", "seconds", "run"), *rows])
 
 
-def _check_data(run_dir, data_dir):
-    """Refuses a finished run of other pictures: its figures would pass for those of these."""
-    if runs.load_run(run_dir)[1]["dataset_digest"] != load_manifest(data_dir).digest:
+def _check_run(step, run_dir, data_dir):
+    """Refuses a finished run of other pictures or settings: its figures would pass for these'."""
+    _, metrics = runs.load_run(run_dir)
+    if metrics["dataset_digest"] != load_manifest(data_dir).digest:
         raise InputError(
             f"Expected {run_dir} to be a run on {data_dir}, found one on other pictures or splits. "
+            "Move or delete that folder and start again."
+        )
+    config = metrics["config"]
+    wanted, _ = cli.parse_stage(_PRESETS[step.script], "", step.flags)
+    others = changes(config, wanted)
+    if pathlib.Path(str(config.get("start"))).name != str(step.start):
+        others["start"] = config.get("start")
+    if others:
+        raise InputError(
+            f"Expected {run_dir} to be made by {' '.join([step.script, *step.flags])}, found a run "
+            f"with other settings: {', '.join(f'{k}={v!r}' for k, v in others.items())}. "
             "Move or delete that folder and start again."
         )
 

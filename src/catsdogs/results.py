@@ -20,6 +20,7 @@ from catsdogs.files import InputError, atomic_folder, atomic_path, read_json, wr
 from catsdogs.frontier_plot import plot_frontier
 from catsdogs.growth import plot_growth
 from catsdogs.ladder_plot import plot_results
+from catsdogs.recipe import changes
 from catsdogs.results_table import results_table
 from catsdogs.significance import summarize_seeds
 from catsdogs.tables import BENCHMARK, EVIDENCE, GROWTH
@@ -32,10 +33,8 @@ _PRESETS = {
     "finetune": presets.FINETUNE,
 }
 _BEGIN, _END = "<!-- results table: begin -->", "<!-- results table: end -->"
-# Settings that do not make another recipe.
-_NOT_SETTINGS = (
-    "preset", "variant", "augmentation", "seed", "smoke", "weights", "start", "pooled_only",
-)  # fmt: skip
+# Settings that are no part of the recipe, or stand in a column of their own.
+_NOT_SETTINGS = {"preset", "variant", "augmentation", "seed", "smoke"}
 # The best of the three editions of Deep Learning with Python, 2,000 training images: test accuracy
 # where the book gives it, else validation accuracy.
 _PUBLISHED = (
@@ -196,22 +195,20 @@ def _book_points(benchmark):
 
 
 def _settings(metrics):
-    """What differs from the preset, seed and variant aside."""
+    """What differs from the preset, seed and variant aside, and what the start was made with that
+    differs from the one which fine-tuning makes itself."""
     presets_of_stage = _PRESETS[metrics["stage"]]
     if metrics["preset"] not in presets_of_stage:
         raise InputError(
             f"Expected a preset out of {', '.join(presets_of_stage)} for {metrics['stage']}. "
             f"Received: {metrics['preset']}."
         )
-    preset = presets_of_stage[metrics["preset"]]
-    without_effect = {"views", "crop_size", "first_crop_size"} - {
-        "augmented": {"views"}, "strong": {"crop_size", "first_crop_size"},
-    }.get(metrics["variant"], set())  # fmt: skip
-    return {
-        name: value
-        for name, value in metrics["config"].items()
-        if name not in (*_NOT_SETTINGS, *without_effect) and value != getattr(preset, name, None)
-    }
+    changed = changes(metrics["config"], presets_of_stage[metrics["preset"]])
+    settings = {name: changed[name] for name in changed if name not in _NOT_SETTINGS}
+    # The same start for several seeds, and how the precision was asked for, make no other recipe.
+    at_start = metrics.get("start_changes", {})
+    names = [name for name in at_start if name not in ("seed", "precision")]
+    return settings | {f"start_{name}": at_start[name] for name in names}
 
 
 def _row(members, results_dir):

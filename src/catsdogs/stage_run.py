@@ -28,9 +28,10 @@ from catsdogs.files import InputError, hold, read_json, write_json
 from catsdogs.fused_norm import training_copy
 from catsdogs.history_plot import plot_history
 from catsdogs.models import divide_logits
+from catsdogs.recipe import changes, default_start, run_name
 from catsdogs.saved_model import save_model
 
-__all__ = ["EVALUATION_BATCH", "StageRun", "few", "run_name"]
+__all__ = ["EVALUATION_BATCH", "StageRun", "few"]
 
 EVALUATION_BATCH = 64
 
@@ -66,7 +67,7 @@ class StageRun:
         self.config = presets.shrink(config) if config.smoke else config
         self.data_dir = find_data_dir(data_dir)
         self._store = None
-        self._start = None
+        self._start, self._start_changes = None, {}
         self._image_size = None
         keras.utils.set_random_seed(config.seed)
         self.precision = training.choose_precision(config.precision)
@@ -106,9 +107,12 @@ class StageRun:
         self._clear_state()
         return self.run_dir, runs.load_run(self.run_dir)[1]
 
-    def is_of_these_pictures(self, run_dir):
-        """Whether a finished run was trained on this data set in its present state."""
-        return runs.load_run(run_dir)[1]["dataset_digest"] == self._manifest.digest
+    def could_reuse(self, run_dir, config):
+        """Whether a finished run is what a config would give on this data set as it is now."""
+        _, metrics = runs.load_run(run_dir)
+        found = metrics["dataset_digest"], metrics["precision"]
+        same = found == (self._manifest.digest, self.precision)
+        return same and changes(metrics["config"], config).keys() <= {"precision"}  # auto or named
 
     def begin_from(self, start, made):
         """Takes another run as the one to start from.
@@ -117,11 +121,8 @@ class StageRun:
             start: Folder of a finished feature extraction.
             made: Whether it was made within this run.
 
-        Returns:
-            Its metrics.
-
         Raises:
-            InputError: If it is not one, or was trained on other pictures or in other precision.
+            InputError: If it is not one, or one of other pictures, other precision or `--smoke`.
         """
         _, metrics = runs.load_run(start)
         if metrics["stage"] != "feature_extract":
@@ -140,13 +141,18 @@ class StageRun:
                 f"Expected --precision {metrics['precision']}, which {start} was trained in. "
                 f"Received: {self.config.precision}."
             )
+        if metrics["config"]["smoke"] and not self.config.smoke:
+            raise InputError(
+                f"Expected --start to be a full run, received {start}, made with --smoke. "
+                "Make one with scripts/train_feature_extract.py."
+            )
         self.precision = metrics["precision"]
+        self._start_changes = changes(metrics["config"], default_start(self.config))
         self._start = {
             "run": pathlib.Path(start).name, "made": made,
             "cold": metrics["cold"], "warm": metrics["warm"],
         }  # fmt: skip
         print(f"Starting from {start}", flush=True)
-        return metrics
 
     def load(self, split, image_size):
         """Images and labels of a split, as `load_split` gives them; a few of them with `--smoke`.
@@ -276,6 +282,7 @@ class StageRun:
             "validation": evaluate_predictions(validation_labels, probabilities, classes),
             "temperature": temperature,
             "start": self._start,
+            "start_changes": self._start_changes,
             **self._timing(resumed=first_epoch > 0),
             "wall_seconds": round(time.perf_counter() - self._started, 1),
             "peak_rss_mb": runs.peak_memory_mb(),
@@ -298,11 +305,6 @@ class StageRun:
             cold = cold and start["made"] and start["cold"]
             warm = warm and (start["warm"] or not start["made"])
         return {"cold": cold, "warm": warm}
-
-
-def run_name(stage, preset, variant, seed):
-    """Name of a run's folder."""
-    return f"{stage}-{preset}-{variant}-seed{seed}"
 
 
 def few(rows, split):

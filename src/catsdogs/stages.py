@@ -3,7 +3,6 @@
 Data sets and models meet here and in `evaluate_run` alone, and only that one opens the test split.
 """
 
-import dataclasses
 import pathlib
 
 import keras
@@ -13,8 +12,9 @@ from catsdogs import models, runs
 from catsdogs.data.augment import crop_sizes
 from catsdogs.features import CUT
 from catsdogs.files import InputError, hold
+from catsdogs.recipe import default_start, run_name
 from catsdogs.saved_model import load_saved_model
-from catsdogs.stage_run import StageRun, run_name
+from catsdogs.stage_run import StageRun
 from catsdogs.weights import check_frozen_blocks
 
 __all__ = ["finetune", "train_feature_extract", "train_scratch"]
@@ -163,27 +163,19 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
 def _make_start(stage):
     """The feature-extraction run beside this one to start from, and whether it was made meanwhile,
     here or by another process."""
-    config = stage.config
-    preset = presets.FEATURE_EXTRACT[config.preset]
-    variant = "end_to_end" if config.variant == "end_to_end" else "cached"
-    name = run_name("feature_extract", config.preset, variant, config.seed)
+    config = default_start(stage.config)
+    name = run_name("feature_extract", config.preset, config.variant, config.seed)
     run_dir, number = stage.run_dir.with_name(name), 1
-    # Those that other pictures were used for, say before these were prepared anew, are passed over.
-    while runs.is_complete(run_dir) and not stage.is_of_these_pictures(run_dir):
+    # Those of other pictures or settings, which the name does not tell, are passed over.
+    while runs.is_complete(run_dir) and not stage.could_reuse(run_dir, config):
         number += 1
         run_dir = run_dir.with_name(f"{name}-{number}")
     if runs.is_complete(run_dir):
         return run_dir, False
     with hold(run_dir, wait=True):  # another fine-tuning may be making it now
         if runs.is_complete(run_dir):
-            return run_dir, True
+            return (run_dir, True) if stage.could_reuse(run_dir, config) else _make_start(stage)
         print("Fine-tuning needs a trained head first: extracting features.", flush=True)
-        if variant == "end_to_end":  # the book's network has no dropout here
-            preset = dataclasses.replace(preset, dropout=0.0)
-        settings = dataclasses.replace(
-            preset, variant=variant, weights=config.weights, precision=config.precision,
-            seed=config.seed, smoke=config.smoke,
-        )  # fmt: skip
-        train_feature_extract(settings, stage.data_dir, run_dir, resume=True)
+        train_feature_extract(config, stage.data_dir, run_dir, resume=True)
         keras.backend.clear_session()  # the base is not needed any more, its memory is
     return run_dir, True

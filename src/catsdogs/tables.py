@@ -44,6 +44,7 @@ _EARLIER = {
     "image_size": whole(8, 2048),
     "precision": NAME,
     "config": {"seed": whole(0), "smoke": FLAG},
+    "start_changes?": {},
     "num_parameters": whole(1),
     "num_trainable": whole(0),
     "validation": _MEASURED,
