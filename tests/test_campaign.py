@@ -57,6 +57,17 @@ def test_what_several_processes_count_is_written_together(tmp_path):
     assert written["notes"] == {"seeds 0": written["seed"], "seeds 1": written["seed"]}
 
 
+def test_the_readme_says_what_the_last_table_says():
+    found = json.loads((ROOT / "results" / "torture.json").read_text(encoding="utf-8"))
+    injected = sum(row["injected"] for row in found["campaigns"])
+    assert not any(row["lost"] for row in found["campaigns"])
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"(results/torture.json) {injected:,}, none with a loss" in readme
+    (latency,) = found["notes"].values()  # "p50 1.0 s, p99 2.0 s"
+    _, half, _, _, almost_all, _ = latency.split()
+    assert f"within {half} seconds and 99 % within {almost_all}," in readme
+
+
 def test_sizes_and_moments_of_the_two_commands(tmp_path):
     fast, full = Campaign(None), Campaign(tmp_path / "torture.json", seed=1)
     assert (fast.size(1, 20), full.size(1, 20)) == (1, 20)
