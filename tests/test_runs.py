@@ -70,6 +70,9 @@ def test_a_resumed_run_says_where_it_began_and_where_it_went_on(stopped, monkeyp
     monkeypatch.setattr(runs, "describe_environment", lambda: {**begun, "commit": "later"})
     open_run(SETTINGS, stopped, resume=True)
     assert json.loads(path.read_text()) == {**begun, "resumed": [{"commit": "later"}]}
+    path.write_text(json.dumps({**begun, "resumed": 3}))
+    with pytest.raises(InputError, match="Start another run"):
+        open_run(SETTINGS, stopped, resume=True)
 
 
 def test_stopped_run_needs_resume(stopped):

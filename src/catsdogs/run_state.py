@@ -75,9 +75,10 @@ class RunState(keras.callbacks.Callback):
 
     def refuse_if_lost(self):
         """Without a state there is nothing to go on from, and beginning anew loses the history."""
-        with contextlib.suppress(FileNotFoundError), open(self._run_dir / "history.csv") as file:
+        with contextlib.suppress(FileNotFoundError):
+            content = (self._run_dir / "history.csv").read_bytes()
             # The first epoch's line is written before the first state.
-            if len(file.readlines()) > 2:
+            if len(content.splitlines()) > 2:
                 raise InputError(
                     f"Expected the state of a stopped run in {self._best_path.parent}, found none. "
                     "Start another run with --run-dir."

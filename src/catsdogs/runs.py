@@ -22,7 +22,7 @@ import subprocess
 
 from catsdogs.fields import FRACTION, check_fields, number
 from catsdogs.files import PART, InputError, atomic_path, hold, read_json, write_json
-from catsdogs.tables import CONFIG, METRICS
+from catsdogs.tables import CONFIG, ENVIRONMENT, METRICS
 
 __all__ = [
     "describe_environment",
@@ -123,7 +123,7 @@ def _write_environment(path, goes_on):
     """Writes `environment.json`; for a run that goes on, adds what is no longer as it was."""
     environment = describe_environment()
     if goes_on and path.exists():
-        begun = read_json(path)
+        begun = read_json(path, "Start another run with --run-dir.", ENVIRONMENT)
         changed = {name: now for name, now in environment.items() if begun.get(name) != now}
         if changed.keys() <= {"started"}:
             return

@@ -14,7 +14,7 @@ from catsdogs.fields import (
     whole,
 )
 
-__all__ = ["BENCHMARK", "CONFIG", "EVIDENCE", "GROWTH", "METRICS"]
+__all__ = ["BENCHMARK", "CONFIG", "ENVIRONMENT", "EVIDENCE", "GROWTH", "METRICS"]
 
 _STAGES = ("scratch", "feature_extract", "finetune")
 _MEASURED = {
@@ -23,11 +23,12 @@ _MEASURED = {
     "accuracy": FRACTION,
     "accuracy_interval95": INTERVAL,
 }
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "commit": or_none(TEXT),
     "packages": {},
     "processor": TEXT,
     "cores": whole(1),
+    "resumed?": [{}],
 }
 
 CONFIG = {"stage": one_of(*_STAGES), "data_dir": PATH, "smoke": FLAG}
@@ -52,7 +53,7 @@ _EARLIER = {
     "warm": FLAG,
     "wall_seconds": number(0),
     "peak_rss_mb": number(0),
-    "environment": _ENVIRONMENT,
+    "environment": ENVIRONMENT,
 }
 METRICS = {
     **_EARLIER,
@@ -66,12 +67,12 @@ _SCALED = {"seconds_scaled": number(0)}
 BENCHMARK = {
     "quick": FLAG,
     "dataset": NAME,
-    "environment": _ENVIRONMENT,
+    "environment": ENVIRONMENT,
     "book": dict.fromkeys(_STAGES, _SCALED),
 }
 _STEP = {"seconds": number(0), "peak_rss_mb": number(0)}
 GROWTH = {
-    "environment": _ENVIRONMENT,
+    "environment": ENVIRONMENT,
     "rows": [
         {
             "num_images": whole(1),

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 
-from catsdogs.data.sketches import CATS_AND_DOGS, draw_sketch
+from catsdogs.data.sketches import CATS_AND_DOGS, save_sketch
 from catsdogs.files import InputError
 
 __all__ = ["write_sketches"]
@@ -86,8 +86,7 @@ def _write_sketch(job):
     folder, name, seed, index = job
     path = folder / name / f"{name}.{index}.jpg"
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The comment is the same for all classes: it gives nothing away.
-    draw_sketch(name, seed, index).save(path, quality=90, comment="A drawing, no photograph.")
+    save_sketch(path, name, seed, index)
 
 
 def _count(written, total):
