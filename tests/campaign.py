@@ -150,7 +150,7 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
     campaign = config.stash[_KEY]
     if not campaign.report or not campaign.rows:
         return
-    from catsdogs.runs import describe_environment
+    from catsdogs.environment import describe_environment
 
     terminalreporter.section("faults injected")
     for line in campaign.describe():

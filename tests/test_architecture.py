@@ -23,7 +23,9 @@ ALLOWED = {
     "tables": "fields",
     "config": "files",
     "recipe": "config",
-    "cli": "files runs stages",  # stages late, inside a function: loading it takes seconds
+    "errors": "files",
+    "stops": "",
+    "cli": "errors files runs stages stops",  # stages late, in a function: loading takes seconds
     "data.progress": "",
     "network": "data.progress files",
     "data.download": "files network",
@@ -31,7 +33,9 @@ ALLOWED = {
     "data.sketches": "files",
     "data.sketch_files": "files data.sketches",
     "data.archives": "files",
-    "data.sources": "files data.archives data.download data.sketch_files data.sketches",
+    "data.folders": "",
+    "data.sources": "files data.archives data.download data.folders data.sketch_files "
+    "data.sketches",
     "data.images": "files data.progress",
     "data.duplicates": "",
     "data.selection": "files data.progress data.images data.duplicates data.sources",
@@ -43,7 +47,8 @@ ALLOWED = {
     "fused_norm": "",
     "models": "weights",
     "features": "files data.augment data.pipeline data.progress models weights",
-    "runs": "fields files tables",
+    "environment": "",
+    "runs": "environment fields files tables",
     "follow": "files runs",
     "run_state": "files runs",
     "training": "files run_state",
@@ -61,15 +66,18 @@ ALLOWED = {
     "flops": "",
     "measure": "book data.augment data.images data.manifest data.pipeline features flops "
     "fused_norm models saved_model training",
-    "benchmark": "config data.manifest files processes runs",
+    "benchmark": "config data.manifest environment files processes",
     "growth": "cli config data.images data.manifest data.sketch_files data.sources "
-    "data.splits figures files processes runs tables",
+    "data.splits environment figures files processes tables",
     "preview": "config data.augment data.images data.manifest figures plots",
-    "stage_run": "calibration config data.images data.pipeline data.manifest evaluation features "
-    "figures files fused_norm history_plot models recipe run_state runs saved_model training",
+    "start": "files run_state runs",
+    "stage_run": "calibration config data.images data.pipeline data.manifest environment "
+    "evaluation features figures files fused_norm history_plot models recipe run_state runs "
+    "saved_model start training",
     "model_check": "files",
     "saved_model": "fields files model_check",
-    "stages": "config data.augment features files models recipe runs saved_model stage_run weights",
+    "stages": "config data.augment features files models recipe runs saved_model stage_run start "
+    "weights",
     "prediction": "data.images evaluation files",
     "export": "data.images files models prediction",
     "demo_choices": "data.images files prediction runs saved_model",
@@ -124,11 +132,8 @@ LONG = {
     "data.sketches": 390,  # one drawing, in many strokes
     "config": 290,  # a line or two of help for every setting
     "measure": 310,  # one piece of the benchmark after the other
-    "runs": 290,  # one folder from its first file to what others read of it
-    "cli": 295,  # from the command line in to the exit code out
-    "stage_run": 315,  # one run from its folder to its metrics
+    "stage_run": 300,  # one run from its folder to its metrics
     "weights": 330,  # 40 lines of pinned digests
-    "data.sources": 285,  # every layout of folders
 }
 
 

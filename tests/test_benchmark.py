@@ -36,12 +36,12 @@ def test_the_fused_warp_is_five_times_as_fast():
 def test_a_process_has_its_own_time_and_memory():
     code = """
 import sys, time
-from catsdogs import runs
+from catsdogs import environment
 time.sleep(0.3)
-before = runs.peak_memory_mb()
+before = environment.peak_memory_mb()
 block = bytearray(200 << 20)
 block[::4096] = block[::4096]
-print(before, runs.peak_memory_mb())
+print(before, environment.peak_memory_mb())
 """
     finished = run_python("-c", code)
     before, after = map(int, finished.output.split())
@@ -96,7 +96,7 @@ def counted(monkeypatch):
             for index in range(per_class):
                 Image.new("RGB", (8, 8)).save(folder / name / f"{name}.{index}.jpg")
 
-    monkeypatch.setattr(growth.runs, "describe_environment", lambda: ENVIRONMENT)
+    monkeypatch.setattr(growth.environment, "describe_environment", lambda: ENVIRONMENT)
     monkeypatch.setattr(growth, "run_python", take)
     monkeypatch.setattr(growth, "write_sketches", draw)
     return steps
@@ -145,7 +145,7 @@ def test_growth_goes_on_only_with_figures_of_the_same_code(
 
 @pytest.mark.slow
 def test_growth_measures_each_step_and_goes_on(vgg16_weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(growth.runs, "describe_environment", lambda: ENVIRONMENT)
+    monkeypatch.setattr(growth.environment, "describe_environment", lambda: ENVIRONMENT)
     found = growth.measure_growth(tmp_path, [16])
     rows = found["rows"]
     assert [row["num_images"] for row in rows] == [16]

@@ -124,6 +124,11 @@ def test_flags_change_the_preset_they_come_with(monkeypatch):
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 2, "No space left on device"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/full/disk"), 2, "/full/disk"),
         (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/locked"), 2, "/locked"),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory"), 2, "No usable temp"),
+        (MemoryError(), 2, "Expected enough memory"),
+        (RuntimeError("can't start new thread"), 2, "Expected enough memory"),
+        (ValueError("Key backend: 'x' is not a valid value for backend"), 2, "MPLBACKEND"),
+        (InputError("Expected a cat, received \x1b[31m\na\x07."), 2, "received [31m a ."),
     ],
 )
 def test_errors_become_one_line_and_a_code(error, code, words, monkeypatch, capsys):
@@ -184,6 +189,31 @@ def test_a_stop_is_one_line(parts, tmp_path):
     assert finished.stderr == "wait.py: Stopped. Give the same command again.\n"
 
 
+TWICE = """
+import os, signal, time
+from catsdogs import cli
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    finally:
+        os.kill(os.getpid(), signal.{second})
+        time.sleep(0.1)
+        print("tidy")
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize("second", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_second_stop_lets_the_first_tidy_up(second):
+    finished = subprocess.run(
+        [sys.executable, "-c", TWICE.format(second=second)], capture_output=True, text=True,
+        timeout=50, preexec_fn=answer_all_signals,
+    )  # fmt: skip
+    assert (finished.returncode, finished.stdout) == (130, "tidy\n")
+    assert finished.stderr.count("\n") == 1
+
+
 def test_who_imports_the_module_keeps_their_own_stops():
     code = "import sys; from catsdogs import cli; print(sys.excepthook is sys.__excepthook__)"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -219,3 +249,20 @@ def test_a_backend_that_is_not_installed_is_one_line(tmp_path):
     )  # fmt: skip
     assert finished.returncode == 2 and len(finished.stderr.splitlines()) == 1
     assert "Set KERAS_BACKEND=tensorflow" in finished.stderr
+
+
+@pytest.mark.parametrize("name, value", [("KERAS_BACKEND", "theano"), ("MPLBACKEND", "nonsense")])
+def test_a_backend_that_nobody_knows_is_one_line(name, value, tmp_path):
+    finished = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "train_scratch.py", "--smoke"], cwd=tmp_path,
+        capture_output=True, text=True, env={**os.environ, name: value},
+    )  # fmt: skip
+    assert finished.returncode == 2 and name in finished.stderr
+    assert finished.stderr.count("\n") == 1, finished.stderr
+
+
+def test_help_on_the_narrowest_terminal(tmp_path):
+    command = [sys.executable, ROOT / "scripts" / "prepare_data.py", "--help"]
+    environment = {**os.environ, "COLUMNS": "1"}
+    finished = subprocess.run(command, capture_output=True, env=environment, timeout=50)
+    assert finished.returncode == 0

@@ -1,10 +1,12 @@
 """The page: driven in a real browser, with the numbers of `predict_images`; what it refuses."""
 
 import concurrent.futures
+import contextlib
 import importlib.util
 import json
 import os
 import pathlib
+import resource
 import shutil
 import socket
 import subprocess
@@ -70,24 +72,31 @@ def photos(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def address(root, tmp_path_factory):
-    """Where a server that `scripts/demo.py` started listens; its uploads must go when it ends."""
+@contextlib.contextmanager
+def serve(root, folder, **options):
+    """Yields the address of a server that `scripts/demo.py` started; its uploads go when it ends.
+
+    Args:
+        root: Its working folder.
+        folder: Folder for its log and its uploads.
+        options: Of `subprocess.Popen`.
+    """
     if not HAS_GRADIO:
         pytest.skip("Gradio is missing: pip install 'catsdogs[demo]'")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    temporary = tmp_path_factory.mktemp("temporary")
+    temporary, log = folder / "temporary", folder / "stderr.txt"
+    temporary.mkdir()
     environment = {**os.environ, "TMPDIR": str(temporary)}
     command = [sys.executable, ROOT / "scripts" / "demo.py", "--port", str(port)]
-    log = tmp_path_factory.mktemp("log") / "stderr.txt"
     with (
         log.open("w") as stderr,
         subprocess.Popen(
-            command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True
+            command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True,
+            **options,
         ) as server,
-    ):
+    ):  # fmt: skip
         try:
             assert server.stdout.readline() == (
                 f"The page is at http://127.0.0.1:{port}/ (Ctrl-C stops it).\n"
@@ -98,6 +107,13 @@ def address(root, tmp_path_factory):
     assert server.returncode == 130 and not list(temporary.iterdir())
     assert {path.name for path in root.iterdir()} == {"runs"}
     assert "Traceback" not in log.read_text(), log.read_text()
+
+
+@pytest.fixture(scope="module")
+def address(root, tmp_path_factory):
+    """Where a server listens."""
+    with serve(root, tmp_path_factory.mktemp("server")) as found:
+        yield found
 
 
 @pytest.fixture
@@ -267,6 +283,53 @@ def test_forged_requests_are_refused(address, root, photos, campaign):
     assert succeeded and "card found" in answer
 
 
+def test_more_connections_than_files_are_survived(root, photos, tmp_path, campaign):
+    def few_files():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (120, 120))
+
+    content = (photos / "whole.png").read_bytes()
+    with serve(root, tmp_path, preexec_fn=few_files) as found:
+        port = int(found.rpartition(":")[2].rstrip("/"))
+        with campaign.fault("connections that ask nothing, more than a process may have"):
+            held = []
+            for _ in range(300):
+                held.append(socket.create_connection(("127.0.0.1", port), timeout=5))
+            time.sleep(2)
+            for connection in held:
+                connection.close()
+            status, path = send(found, content)
+            assert status == 200
+            file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+            succeeded, answer = ask(found, file, 0)
+            assert succeeded and "card found" in answer
+
+
+def test_a_website_of_another_name_is_refused(address):
+    """Whoever makes a name lead to this computer (DNS rebinding) gets nothing out of a browser."""
+    for host, expected in (("evil.com", 400), ("localhost:1", 200), ("127.0.0.1", 200)):
+        request = urllib.request.Request(f"{address}config", headers={"Host": host})
+        try:
+            with urllib.request.urlopen(request) as answer:
+                status = answer.status
+        except urllib.error.HTTPError as error:
+            status = error.code
+        assert status == expected, host
+
+
+def test_uploads_that_were_broken_off_go_too(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "half").touch()
+    demo._delete_older(tmp_path, 60)
+    assert (tmp_path / "deep" / "half").exists()
+    demo._delete_older(tmp_path, -1)
+    assert not (tmp_path / "deep" / "half").exists()
+
+
+def test_a_threshold_is_a_probability():
+    with pytest.raises(InputError, match="from 0 to 1"):
+        demo.serve([], "127.0.0.1", 0, threshold=float("nan"))
+
+
 def test_names_of_uploads_lead_nowhere(address, root, photos, campaign):
     content = (photos / "whole.png").read_bytes()
     names = [
@@ -317,16 +380,17 @@ def test_ten_clients_at_once(address, photos, campaign):
 def test_server_process_connects_to_nothing(root, tmp_path):
     """Once the page is served, the very process that serves it cannot connect, even to itself."""
     code = (
-        "import socket, threading, types; from catsdogs import demo\n"
+        "import socket, types; from catsdogs import demo\n"
         "page = types.SimpleNamespace(launch=lambda **k: None, local_url='', close=lambda **k: 0)\n"
         "demo.build_demo = lambda *a: page\n"
         "demo._look = dict\n"
-        "def wait(event):\n"
+        "def wait(seconds):\n"
         "    with socket.socket() as listening:\n"
         "        listening.bind(('127.0.0.1', 0)); listening.listen()\n"
         "        try: socket.create_connection(listening.getsockname())\n"
         "        except PermissionError as error: print(error)\n"
-        "threading.Event.wait = wait\n"
+        "    raise SystemExit\n"
+        "demo.time.sleep = wait\n"
         "demo.serve([], '127.0.0.1', 0)\n"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -8,6 +8,8 @@ from catsdogs import evaluate_run
 from catsdogs.data.manifest import load_manifest
 from catsdogs.evaluation import evaluate_predictions
 from catsdogs.files import InputError, write_json
+from catsdogs.models import build_textbook_convnet
+from catsdogs.saved_model import save_model
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,37 @@ def test_runs_on_other_pictures_are_left_out(data_dir, tmp_path, monkeypatch, ca
         evaluate_run.evaluate_runs([run_dirs[1]])
     with pytest.raises(InputError, match="Expected a prepared data set in gone"):
         evaluate_run.evaluate_runs(run_dirs[1:3])
+
+
+@pytest.mark.parametrize(
+    "change", [{"classes": ["dog", "cat"]}, {"classes": ["a", "b", "c"]}, {"temperature": 9.0}]
+)
+def test_metrics_that_tell_of_another_model_are_refused(change, data_dir, tmp_path):
+    digest = load_manifest(data_dir).digest
+    config = {"stage": "scratch", "data_dir": str(data_dir), "smoke": False}
+    write_json(tmp_path / "config.json", config)
+    write_json(tmp_path / "metrics.json", {**METRICS, "dataset_digest": digest, **change})
+    model = build_textbook_convnet(48)
+    save_model(
+        model, tmp_path / "model.keras", classes=("cat", "dog"), image_size=48, temperature=1.0
+    )
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="of the model beside it, received others"):
+        evaluate_run.evaluate(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_in_the_way_of_a_report_leaves_all_as_it_was(data_dir, tmp_path):
+    digest = load_manifest(data_dir).digest
+    config = {"stage": "scratch", "data_dir": str(data_dir), "smoke": False}
+    write_json(tmp_path / "config.json", config)
+    write_json(tmp_path / "metrics.json", {**METRICS, "dataset_digest": digest})
+    model = build_textbook_convnet(48)
+    save_model(
+        model, tmp_path / "model.keras", classes=("cat", "dog"), image_size=48, temperature=1.0
+    )
+    (tmp_path / "report.html").mkdir()
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="Expected no folder"):
+        evaluate_run.evaluate(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == before

@@ -10,7 +10,7 @@ from conftest import ROOT
 from keras import layers
 from PIL import Image
 
-from catsdogs import explain, models
+from catsdogs import explain, explain_run, models
 from catsdogs.explain_plot import overlay
 from catsdogs.explain_run import explain_pictures
 from catsdogs.files import InputError
@@ -189,3 +189,10 @@ def test_wrong_words_write_nothing(changed, words, run_and_pictures, tmp_path):
     with pytest.raises(InputError, match=words):
         explain_pictures(saved, arguments.pop("words"), tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
+
+
+def test_names_stay_short_enough_for_a_file_system():
+    names = ["x" * 251 + ".png", "x" * 251 + ".jpg", "\u65e5" * 80 + ".png", "a.png"]
+    found = list(explain_run._short_names(names))
+    assert len(set(found)) == 4 and found[3] == "a"
+    assert all(len(f".part-{name}-activations.png".encode()) <= 255 for name in found)

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import os
 import runpy
 import subprocess
 import sys
+import zlib
 
 import keras
 import numpy as np
@@ -137,6 +139,21 @@ def test_example_decodes_as_this_project(by_pixel, odd_pictures, files, tmp_path
     assert len(expected) == 8 and {answer.label for answer in expected} == {"cat", "dog"}
     for answer, found in zip(expected, predict(odd_pictures), strict=True):
         assert found == pytest.approx(answer.probabilities, abs=1e-3), answer.file
+
+
+def test_example_passes_over_what_is_no_picture(by_pixel, files, tmp_path):
+    export_model(by_pixel, "onnx", tmp_path / "out", files)
+    predict = runpy.run_path(str(tmp_path / "out" / "predict_onnx.py"))["predict"]
+    header = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    bomb = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header
+    bomb += zlib.crc32(header).to_bytes(4, "big") + bytes(4) + b"IDAT"
+    (tmp_path / "bomb.png").write_bytes(bomb + zlib.crc32(b"IDAT").to_bytes(4, "big"))
+    (tmp_path / "text.jpg").write_text("no picture")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    broken = [str(tmp_path / name) for name in ("bomb.png", "text.jpg", "pipe.jpg", "absent.jpg")]
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(broken[0])
+    assert [answer is None for answer in predict([*broken, files[0]])] == [True] * 4 + [False]
 
 
 def test_another_answer_is_refused_and_leaves_nothing(saved, files, tmp_path, monkeypatch):

@@ -17,10 +17,11 @@ from conftest import METRICS, ROOT
 from hostile_files import edit_model, raw_zip
 from PIL import Image
 
-from catsdogs import models, results, runs
+from catsdogs import environment, models, prediction, results, runs
 from catsdogs.data.manifest import load_manifest
 from catsdogs.fields import check_fields
 from catsdogs.files import InputError, write_json
+from catsdogs.model_check import check_archive
 from catsdogs.saved_model import load_model, load_saved_model, save_model
 
 
@@ -60,6 +61,16 @@ def setting(kind, **changes):
 
 def function(module, name):
     return {"class_name": "function", "module": module, "config": name, "registered_name": name}
+
+
+def used_twice(content):
+    content["config"]["layers"][1]["inbound_nodes"] *= 2
+    return content
+
+
+def in_training(content):
+    content["config"]["layers"][1]["inbound_nodes"][0]["kwargs"]["training"] = True
+    return content
 
 
 def flat(content):
@@ -170,6 +181,8 @@ HARMFUL = {
     "a layer that computes with texts": (
         {"config": setting("MaxPooling2D", dtype="string")}, "damaged",
     ),
+    "a layer that is used twice": ({"config": used_twice}, "is used in another way"),
+    "a layer that goes on training": ({"config": in_training}, "is used in another way"),
     "weights in another": ({"weights": link(h5py.ExternalLink("/x.h5", "a"))}, "lie elsewhere"),
     "weights elsewhere in the file": ({"weights": link(h5py.SoftLink("/b"))}, "lie elsewhere"),
     "weights that are another file": ({"weights": weights(outside)}, "lie elsewhere"),
@@ -189,12 +202,12 @@ def test_harmful_models_are_refused(case, honest, campaign, tmp_path, monkeypatc
     changes, complaint = HARMFUL[case]
     path = edit_model(honest, tmp_path / "model.keras", **changes)
     with campaign.fault("a hostile model is refused in one line"):
-        before = runs.peak_memory_mb()
+        before = environment.peak_memory_mb()
         with pytest.raises(InputError, match=complaint) as caught:
             load_saved_model(path)
         assert str(caught.value).isprintable() and len(str(caught.value)) < 600
         assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
-        assert runs.peak_memory_mb() - before < 300
+        assert environment.peak_memory_mb() - before < 300
 
 
 def card(**changes):
@@ -460,3 +473,39 @@ def test_a_full_disk_is_not_the_models_fault(honest, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.saving, "load_model", fill)
     with pytest.raises(OSError, match="No space left"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(1024, 1024, 3), (None, None, 3)])
+@pytest.mark.parametrize("flips", [0, 20])
+def test_layers_that_take_all_memory_together_are_refused(shape, flips, campaign, tmp_path):
+    inputs = x = keras.Input(shape)
+    for _ in range(21 - flips):
+        x = keras.layers.Conv2D(64, 1)(x)
+    for _ in range(flips):  # an operation, no layer
+        x = keras.ops.flip(x, axis=-1)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    outputs = keras.layers.Activation("sigmoid")(keras.layers.Dense(1, name="logit")(x))
+    path = tmp_path / "model.keras"
+    model = keras.Model(inputs, outputs)
+    save_model(model, path, classes=("cat", "dog"), image_size=1024, temperature=1)
+    assert path.stat().st_size < 2**20
+    with (
+        campaign.fault("a stranger's model that takes all memory is refused"),
+        pytest.raises(InputError, match="numbers, too much to hold"),
+    ):
+        load_saved_model(path)
+
+
+def test_ones_own_models_are_not_refused_at_any_size(vgg16_weights, tmp_path):
+    card = {"classes": ("cat", "dog"), "temperature": 1}
+    base = models.build_vgg16_base(2048, "average", vgg16_weights)
+    head = models.build_head(base.output.shape[1:])
+    for model, side, most in (
+        (models.build_vgg16_classifier(base, head), 2048, 2**31),
+        (models.build_residual_convnet(), 2048, 2**31),
+        (models.build_residual_convnet(), 224, prediction._MAX_NUMBERS // 16),
+    ):
+        save_model(model, tmp_path / "model.keras", **card, image_size=side)
+        with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+            size = (tmp_path / "model.keras").stat().st_size
+            assert 10**6 < check_archive(archive, size, side) < most

@@ -24,7 +24,7 @@ import zipfile
 import pytest
 from conftest import ROOT, answer_all_signals
 
-from catsdogs.files import PART, atomic_folder, atomic_path, hold
+from catsdogs.files import PART, InputError, atomic_folder, atomic_path, hold
 
 KILL_BEFORE_RENAMES = ROOT / "tests" / "kill_before_renames.py"
 SCRATCH = [
@@ -490,3 +490,9 @@ def in_group(group):
             if int(number) == group and state != "Z":
                 found.append(int(path.parent.name))
     return found
+
+
+def test_no_folder_is_named_like_what_is_half_written(tmp_path):
+    with pytest.raises(InputError, match="half-written"), atomic_folder(tmp_path / ".part-x"):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -149,6 +149,9 @@ def test_roc_names_the_area():
     area = roc_auc(labels, scores)
     figure = plot_roc({"scratch": (*roc_curve(labels, scores), area)})
     assert f"scratch: area {area:.4f}" in texts_of(figure)
+    # Matplotlib leaves labels that begin so out of a legend of its own.
+    figure = plot_roc({"_wild": (*roc_curve(labels, scores), area)})
+    assert f"_wild: area {area:.4f}" in texts_of(figure)
 
 
 def test_image_grid_fills_its_rows():
@@ -246,3 +249,9 @@ def test_import_opens_no_window_toolkit():
     modules = "catsdogs.plots, catsdogs.history_plot, catsdogs.ladder_plot"
     code = f"import sys, {modules}; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_letters_that_the_font_lacks_are_no_warning(tmp_path, recwarn):
+    classes = ("\N{CJK UNIFIED IDEOGRAPH-65E5}", "b")
+    save_figure(plot_confusion_matrix([[1, 0], [0, 1]], classes), tmp_path / "a.png")
+    assert not [one for one in recwarn if "Glyph" in str(one.message)]

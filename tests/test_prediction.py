@@ -1,6 +1,7 @@
 """Answers for files: right numbers, right order, and broken files told of without harm."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -13,10 +14,17 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from catsdogs import models
+from catsdogs import models, prediction
+from catsdogs.console import print_predictions
 from catsdogs.data.images import decode_image
 from catsdogs.files import InputError
-from catsdogs.prediction import count_pictures, list_pictures, predict_images, predict_pictures
+from catsdogs.prediction import (
+    Prediction,
+    count_pictures,
+    list_pictures,
+    predict_images,
+    predict_pictures,
+)
 from catsdogs.saved_model import load_model, load_saved_model, save_model
 
 CLASSES = ("apple", "leaf", "sky")
@@ -113,6 +121,48 @@ def test_patterns_that_match_folders(tmp_path, monkeypatch):
         assert len(found) == 3 and set(found) == every, pattern
     assert list(list_pictures(["**/deep*"])) == ["top/a/deep/3.png"]
     assert list(list_pictures(["top/*.png", "top/*.gif"])) == ["top/1.png", "top/*.gif"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "1.png").touch()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("/locked"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    expected = [str(tmp_path / "1.png"), str(tmp_path / "locked")]
+    assert list(list_pictures([str(tmp_path)])) == expected
+
+
+def test_a_model_of_large_layers_gets_fewer_pictures_at_a_time(saved, monkeypatch):
+    side = saved.image_size
+    images = np.random.default_rng(0).integers(0, 256, (5, side, side, 3), dtype=np.uint8)
+    expected = predict_images(saved, images)
+    sizes, predict_on_batch = [], saved.model.predict_on_batch
+
+    def count(batch):
+        sizes.append(len(batch))
+        return predict_on_batch(batch)
+
+    monkeypatch.setattr(saved.model, "predict_on_batch", count)
+    assert saved.num_activations > side**2
+    monkeypatch.setattr(prediction, "_MAX_NUMBERS", 2 * saved.num_activations + 1)
+    np.testing.assert_allclose(predict_images(saved, images), expected, atol=1e-5)
+    assert sizes == [2, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["cr\rret.png", "line\nend.png", 'a,"b".png', "plain.png"])
+def test_csv_keeps_any_name_in_one_field(name, capsys):
+    answer = Prediction(name, {"a": 0.25, "b": 0.75}, None)
+    print_predictions([answer], ("a", "b"), 0.5, "csv")
+    printed = capsys.readouterr().out
+    assert printed.endswith("0.750000\n") and "\r\n" not in printed
+    _, row = csv.reader(io.StringIO(printed, newline=""))
+    assert row == [name, "b", "0.750000", "false", "0.250000", "0.750000"]
 
 
 def predict(*words, **options):

@@ -2,11 +2,12 @@
 
 import importlib.metadata
 import json
+import os
 
 import pytest
 from conftest import METRICS
 
-from catsdogs import runs
+from catsdogs import environment, runs
 from catsdogs.files import InputError, write_json
 
 SETTINGS = {
@@ -190,7 +191,7 @@ def test_broken_history_is_an_error(tmp_path, content):
 
 
 def test_environment(monkeypatch):
-    found = runs.describe_environment()
+    found = environment.describe_environment()
     assert set(found) == {
         "commit", "python", "packages", "backend", "system", "processor", "cores", "started",
     }  # fmt: skip
@@ -199,8 +200,26 @@ def test_environment(monkeypatch):
     assert found["started"].endswith("+00:00")
     json.dumps(found)
     monkeypatch.setenv("PATH", "")  # no git: the commit is unknown, the run goes on
-    assert runs.describe_environment()["commit"] is None
+    assert environment.describe_environment()["commit"] is None
 
 
 def test_peak_memory_is_in_megabytes():
-    assert 10 < runs.peak_memory_mb() < 100_000
+    assert 10 < environment.peak_memory_mb() < 100_000
+
+
+@pytest.mark.parametrize("place", [".", "..", "../run"])
+def test_a_finished_run_where_one_stands_gets_a_number(place, tmp_path, monkeypatch):
+    finished = tmp_path / "run"
+    write_json(finished / "metrics.json", {})
+    (finished / "inside").mkdir()
+    monkeypatch.chdir(finished / "inside" if place == ".." else finished)
+    with runs.open_run(SETTINGS, place) as folder:
+        assert folder.resolve() == tmp_path / "run-2"
+
+
+def test_pipes_are_not_waited_for(tmp_path):
+    for name in ("metrics.json", "config.json", "history.csv"):
+        os.mkfifo(tmp_path / name)
+    for read in (runs.load_run, runs.read_history):
+        with pytest.raises(InputError, match="found no"):
+            read(tmp_path)

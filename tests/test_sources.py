@@ -1,12 +1,15 @@
 """Every layout is read, and broken ones give one clear line."""
 
+import errno
 import hashlib
 import io
+import os
 import zipfile
 
 import pytest
 
 from catsdogs.data import download, sources
+from catsdogs.data.sources import open_source
 from catsdogs.files import InputError
 
 
@@ -120,6 +123,41 @@ def test_unusable_layouts(tmp_path, names, complaint):
     with pytest.raises(InputError, match=complaint) as caught:
         names_in(tmp_path / "a.zip")
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_neither_archive_nor_folder_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.zip")
+    with pytest.raises(InputError, match="found something else"):
+        names_in(tmp_path / "pipe.zip")
+    with pytest.raises(InputError, match="found nothing"):
+        names_in("~nosuchuser/a.zip")
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    for name in ("a", "b", "c", ".Trashes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").touch()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith(locked):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    locked = "/.Trashes"  # of a disk that was used with a Mac
+    assert list(names_in(tmp_path)[0]) == ["a", "b", "c"]
+    locked = "/b"
+    with pytest.raises(PermissionError):
+        names_in(tmp_path)
+
+
+def test_a_data_set_is_not_named_like_what_is_half_written(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / ".part-x" / name).mkdir(parents=True)
+        (tmp_path / ".part-x" / name / "1.jpg").touch()
+    with open_source(tmp_path / ".part-x") as source:
+        assert source.name == "part-x"
 
 
 def test_a_class_may_be_called_test1(tmp_path):

@@ -21,6 +21,7 @@ from catsdogs.data.splits import prepare
 from catsdogs.evaluation import class_probabilities, evaluate_predictions
 from catsdogs.files import InputError
 from catsdogs.saved_model import load_model, load_saved_model
+from catsdogs.start import keep_start
 
 # The book's convnet is compiled in a third of the residual one's time; the rest is as in `best`.
 SCRATCH = ScratchConfig(
@@ -402,3 +403,16 @@ def test_a_training_stage_cannot_open_the_test_split(data_dir, tmp_path):
     opened = stage_run.StageRun("scratch", SCRATCH, "none", data_dir, tmp_path / "run", False)
     with opened as stage, pytest.raises(ValueError, match="split='test'"):
         stage.load("test", 32)
+
+
+def test_a_run_goes_on_from_the_same_head_alone(tmp_path):
+    for name in ("head", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.keras").write_text(name)
+    run_dir = tmp_path / "run"
+    keep_start(run_dir, tmp_path / "head")
+    keep_start(run_dir, tmp_path / "other")  # nothing has been trained from it yet
+    (run_dir / "state" / "epoch-0001.npz").touch()
+    keep_start(run_dir, tmp_path / "other")
+    with pytest.raises(InputError, match="received another one"):
+        keep_start(run_dir, tmp_path / "head")

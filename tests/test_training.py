@@ -246,6 +246,14 @@ def test_a_state_that_is_gone_is_an_error(tmp_path):
     assert (tmp_path / "history.csv").read_text() == before
 
 
+def test_a_best_epoch_that_is_gone_is_told_before_the_rest_is_trained(tmp_path):
+    with pytest.raises(StoppedError):
+        fit(build(), tmp_path, stop_in_epoch=2)
+    (tmp_path / "state" / "best.npz").unlink()
+    with pytest.raises(InputError, match=r"best\.npz"):
+        fit(build(), tmp_path, stop_in_epoch=3)
+
+
 def test_more_than_9999_epochs(tmp_path):
     model = build()
     state = run_state.RunState(tmp_path, started=0)
@@ -265,7 +273,9 @@ def test_rate_too_high_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("name", ["float32", "mixed_bfloat16"])
 def test_precision_asked_for_is_set(name):
+    keras.config.set_floatx("float16")  # as keras.json may say
     assert training.choose_precision(name) == name
+    assert keras.config.floatx() == "float32"
     assert keras.config.dtype_policy().name == name
 
 

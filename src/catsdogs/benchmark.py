@@ -11,7 +11,7 @@ import shutil
 import time
 
 from catsdogs import config as presets
-from catsdogs import runs
+from catsdogs import environment
 from catsdogs.data.manifest import SPLITS, load_manifest
 from catsdogs.files import read_json, write_json
 from catsdogs.processes import run_python
@@ -49,7 +49,7 @@ def run_benchmark(data_dir, folder, *, quick=False):
         "quick": quick,
         "dataset": manifest.dataset,
         "images": manifest.sizes,
-        "environment": runs.describe_environment(),
+        "environment": environment.describe_environment(),
         "load_average": round(os.getloadavg()[0], 2),
     }
     if found["load_average"] > 0.5:

@@ -19,6 +19,7 @@ __all__ = ["Cache", "clear_caches", "describe_caches", "list_caches"]
 _DECODED = re.compile(r"[a-z]+-(\d+)-[0-9a-f]+\.npy")
 _FEATURES = re.compile(r"[a-z]+-view\d+-(\w+)-(\d+)-[0-9a-f]+\.npy(\.partial)?")
 _DOWNLOAD = MICROSOFT_URL.rpartition("/")[2] + ".part"
+_LATEST = 253_402_214_400  # seconds: 9999-12-31 in UTC, the last day of Python's calendar
 _TEMPORARY = "half-written by a process that was killed"
 
 
@@ -161,7 +162,7 @@ def _measure(folder, kind, name, paths):
                 sizes += [status.st_size] * file.is_file()
     if not times:
         return []
-    used = datetime.date.fromtimestamp(max(times))
+    used = datetime.date.fromtimestamp(min(max(times), _LATEST))
     return [Cache(folder, kind, name, tuple(paths), len(sizes), sum(sizes), used)]
 
 

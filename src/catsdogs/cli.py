@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import importlib
 import io
@@ -10,36 +9,24 @@ import itertools
 import logging
 import os
 import pathlib
-import signal
+import shutil
 import sys
 import tempfile
-import threading
 
 import tyro
 
 from catsdogs import runs
+from catsdogs.errors import explain
 from catsdogs.files import InputError, say_briefly
+from catsdogs.stops import ignore_stops, raise_stops
 
-__all__ = [
-    "StagePlaces",
-    "load_quietly",
-    "parse",
-    "parse_stage",
-    "run",
-    "usable_runs",
-]
-
-# What a user can mend: a full or read-only disk, a missing permission, a path that leads nowhere.
-_USERS_ERRNO = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-    errno.EBUSY, errno.EXDEV, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
-    errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
-)  # fmt: skip
+__all__ = ["StagePlaces", "load_quietly", "parse", "parse_stage", "run", "usable_runs"]
 
 _TRAINED = "Go on with the same command and --resume."
 _GO_ON = dict.fromkeys(("train_scratch.py", "train_feature_extract.py", "finetune.py"), _TRAINED)
 _GO_ON["demo.py"] = "The page is closed."
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, `kill`, a closed terminal
+_MIN_COLUMNS = 20  # in fewer, tyro never ends
+_LONGEST = 5000  # letters of a line; no path is longer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +56,8 @@ def parse(arguments_class, description, default=None, words=None):
         InputError: If a flag is unknown or a value does not fit.
     """
     complaint = io.StringIO()
+    if shutil.get_terminal_size().columns < _MIN_COLUMNS:
+        os.environ["COLUMNS"] = str(_MIN_COLUMNS)
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
@@ -162,9 +151,10 @@ def load_quietly(module):
                 f"Expected the package {error.name}, which KERAS_BACKEND or keras.json in Keras's "
                 "folder asks for, found none. Set KERAS_BACKEND=tensorflow."
             ) from None
-        except Exception:
-            chatter.seek(0)
-            os.write(stderr, chatter.read())
+        except Exception as error:
+            if explain(error) is None:
+                chatter.seek(0)
+                os.write(stderr, chatter.read())
             raise
         finally:
             os.dup2(stderr, 2)
@@ -179,40 +169,25 @@ def run(main):
     output any more, as with `head`.
     """
     script = pathlib.Path(sys.argv[0]).name
-    for number in _STOPS:
-        if signal.getsignal(number) == signal.SIG_DFL:  # not with `nohup`
-            signal.signal(number, signal.default_int_handler)
-    sys.unraisablehook = functools.partial(_stop_a_little_later, sys.unraisablehook)
+    raise_stops()
     try:
         try:
             main()
         finally:  # here, where a full disk below `> answers.csv` can still be told
             sys.stdout.flush()
-    except InputError as error:
-        sys.exit(_say(f"{script}: {error}", 2))
     except BrokenPipeError:
         _drop_output()
         sys.exit(141)
     except KeyboardInterrupt as stop:
         sys.exit(_stopped(stop))
-    except MemoryError:
-        sys.exit(_say(f"{script}: Expected enough memory, received too little. Free some.", 2))
     except Exception as error:
-        # HDF5 and TensorFlow raise errors of their own, which name the cause only in their text.
-        full = os.strerror(errno.ENOSPC) in str(error)
-        if not full and getattr(error, "errno", None) not in _USERS_ERRNO:
+        message = explain(error)
+        if message is None:
             raise
-        cause = os.strerror(errno.ENOSPC if full else error.errno)
-        place = getattr(error, "filename", None)
         _drop_output()
-        message = (
-            f"Expected a usable path, permission and free space, received: {cause}"
-            + (f" ({place})" if place else "")
-            + ". Mend that or choose another path."
-        )
         sys.exit(_say(f"{script}: {message}", 2))
     finally:
-        _ignore_stops()
+        ignore_stops()
 
 
 def _drop_output():
@@ -226,41 +201,25 @@ def _drop_output():
 
 def _stopped(stop):
     """Says where things stand and how to go on; returns the exit code."""
-    _ignore_stops()
+    ignore_stops()
     script = pathlib.Path(sys.argv[0]).name
     place = f" {stop}" if str(stop) else ""
     go_on = _GO_ON.get(script, "Give the same command again.")
     return _say(f"{script}: Stopped{place}. {go_on}", 130)
 
 
-def _ignore_stops():
-    """Leaving takes a moment, in which nothing is left that could be stopped."""
-    for number in _STOPS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _stop_a_little_later(answer, ignored):
-    """Asks again where Python cannot pass Ctrl-C on: in what it calls when an object dies.
-
-    Args:
-        answer: The hook for all other exceptions that are ignored there.
-        ignored: What `sys.unraisablehook` is given.
-    """
-    if issubclass(ignored.exc_type, KeyboardInterrupt):
-        threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGINT]).start()
-    else:
-        answer(ignored)
-
-
-def _answer_early_stop(answer, kind, error, traceback):
-    """Ctrl-C while a script still loads what it needs, before `run` watches over it."""
+def _answer_early(answer, kind, error, traceback):
+    """What ends a script while it still loads what it needs, before `run` watches over it."""
     if issubclass(kind, KeyboardInterrupt):
         sys.exit(_stopped(error))
+    if message := explain(error):
+        sys.exit(_say(f"{pathlib.Path(sys.argv[0]).name}: {message}", 2))
     answer(kind, error, traceback)
 
 
 def _say(message, code):
-    print(message, file=sys.stderr)
+    # Whatever stands in a name, it must not steer the terminal.
+    print(say_briefly(message, _LONGEST), file=sys.stderr)
     return code
 
 
@@ -272,7 +231,7 @@ def usable_runs(run_dirs):
     """
     finished, left_out = runs.finished_runs(run_dirs)
     for path in left_out:
-        print(f"Left out, no finished run: {path}", file=sys.stderr)
+        _say(f"Left out, no finished run: {path}", 0)
     if not finished:
         raise InputError(
             "Expected at least one finished run, received none. Example: runs/dogs-vs-cats/*/."
@@ -292,4 +251,4 @@ def _replace_closed_streams():
 _replace_closed_streams()
 # What scripts import after this module takes part of a second. In a notebook Ctrl-C is its own.
 if pathlib.Path(sys.argv[0]).resolve().parent.name == "scripts":
-    sys.excepthook = functools.partial(_answer_early_stop, sys.excepthook)
+    sys.excepthook = functools.partial(_answer_early, sys.excepthook)

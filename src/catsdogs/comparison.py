@@ -87,14 +87,14 @@ def _read(run_dir):
     """The data set's digest, and whether each test picture was predicted right, by name."""
     path = run_dir / "predictions.csv"
     digest = read_json(run_dir / "metrics.json", "Train the run again.").get("dataset_digest")
+    if not path.is_file():
+        raise InputError(
+            f"Expected an evaluated run, found no {path}. Run scripts/evaluate.py {run_dir}."
+        )
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         found = {row["file"]: row["label"] == row["prediction"] for row in rows}
-    except FileNotFoundError:
-        raise InputError(
-            f"Expected an evaluated run, found no {path}. Run scripts/evaluate.py {run_dir}."
-        ) from None
     except (KeyError, UnicodeDecodeError, csv.Error):
         found = {}
     if not found:

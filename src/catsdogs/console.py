@@ -145,9 +145,19 @@ class _JsonWriter:
         print("[]" if self._before == "[" else "\n]")
 
 
+class _UnixLines:
+    """Lets `csv` end its lines with CR LF, so that it quotes both in a name, and writes LF."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, line):
+        self._stream.write(line.removesuffix("\r\n") + "\n")
+
+
 class _CsvWriter:
     def __init__(self, classes):
-        self._writer = csv.writer(sys.stdout, lineterminator="\n")
+        self._writer = csv.writer(_UnixLines(sys.stdout))
         names = (f"probability_of_{name}" for name in classes)
         self._writer.writerow(["file", "label", "probability", "unsure", *names])
 

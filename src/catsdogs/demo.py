@@ -1,13 +1,16 @@
 """A local web page that answers for photos: the class, its probability, where the model looked."""
 
+import contextlib
 import functools
 import importlib.util
+import ipaddress
 import logging
 import os
 import pathlib
+import resource
 import sys
 import tempfile
-import threading
+import time
 import traceback
 
 from catsdogs import demo_page
@@ -136,8 +139,12 @@ def serve(choices, host, port, threshold=0.8):
         port: Port, an integer.
 
     Raises:
-        InputError: If nothing can listen there, or Gradio is not installed.
+        InputError: If nothing can listen there, the threshold is no probability, or Gradio is not
+            installed.
     """
+    if not 0 <= threshold <= 1:
+        raise InputError(f"Expected --threshold from 0 to 1. Received: {threshold}.")
+    _allow_connections()
     with tempfile.TemporaryDirectory(prefix="catsdogs-") as folder:
         # Gradio serves what lies in these; by default other programs use them too.
         os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=folder)
@@ -147,7 +154,7 @@ def serve(choices, host, port, threshold=0.8):
                 server_name=host, server_port=port, share=False, quiet=True,
                 prevent_thread_lock=True, max_file_size=_MAX_FILE_SIZE, ssr_mode=False, pwa=False,
                 mcp_server=False, footer_links=[], run_history=False, css=demo_page.STYLE,
-                **_look(),
+                enable_monitoring=False, app_kwargs={"middleware": _check_host(host)}, **_look(),
             )  # fmt: skip
         except (OSError, OverflowError):
             raise InputError(
@@ -158,12 +165,42 @@ def serve(choices, host, port, threshold=0.8):
         # What a forged request breaks is worth a line: Gradio's own, or none where it is the
         # server that tells of it.
         traceback.print_exc = _print_refusal
-        logging.getLogger("uvicorn.error").addFilter(lambda record: not record.exc_info)
+        for name in ("uvicorn.error", "asyncio"):  # asyncio's: more connections than files
+            logging.getLogger(name).addFilter(lambda record: not record.exc_info)
         print(f"The page is at {blocks.local_url} (Ctrl-C stops it).", flush=True)
         try:
-            threading.Event().wait()
+            while True:
+                time.sleep(_CACHE_SECONDS[0])
+                _delete_older(folder, _CACHE_SECONDS[1])
         finally:
             blocks.close(verbose=False)
+
+
+def _allow_connections():
+    """Each takes an open file, of which a process is at first given 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # a system may promise more than it gives
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _check_host(host):
+    """What refuses a website whose name was made to lead to this computer (DNS rebinding)."""
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    local = host == "localhost"
+    with contextlib.suppress(ValueError):
+        local = local or ipaddress.ip_address(host).is_loopback
+    hosts = ["localhost", "127.0.0.1", "[::1]", host]
+    return [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)] if local else []
+
+
+def _delete_older(folder, seconds):
+    """Deletes uploads that were broken off, which Gradio forgets."""
+    for path in pathlib.Path(folder).rglob("*"):
+        with contextlib.suppress(OSError):  # just deleted by Gradio
+            if path.is_file() and time.time() - path.stat().st_ctime > seconds:
+                path.unlink()
 
 
 def _look():

@@ -14,7 +14,7 @@ from catsdogs.data.pipeline import encode_labels, evaluation_batches
 from catsdogs.evaluation import class_probabilities, evaluate_predictions, roc_auc, roc_curve
 from catsdogs.features import CUT, FeatureStore
 from catsdogs.figures import save_figure
-from catsdogs.files import PART, InputError, hold, write_json
+from catsdogs.files import PART, InputError, hold, say_briefly, write_json
 from catsdogs.plots import plot_confusion_matrix, plot_reliability, plot_roc
 from catsdogs.report import write_report
 from catsdogs.saved_model import load_saved_model
@@ -70,7 +70,7 @@ def evaluate_runs(run_dirs, data_dir=None, *, flip=False):
         except InputError as error:
             if number == len(run_dirs) and not usable:
                 raise
-            print(f"Left out, {run_dir}: {error}", file=sys.stderr)
+            print(say_briefly(f"Left out, {run_dir}: {error}", 5000), file=sys.stderr)
     return {run_dir: evaluate(run_dir, data_dir, flip=flip) for run_dir in usable}
 
 
@@ -91,6 +91,7 @@ def _find_data(run_dir, data_dir):
 def _evaluate(run_dir, data_dir, flip):
     config, metrics = runs.load_run(run_dir)
     _, manifest = _find_data(run_dir, data_dir)
+    _refuse_folders(run_dir)
     images, labels = load_split(data_dir, manifest, "test", metrics["image_size"])
     files, classes = manifest.split("test"), manifest.classes
     if config["smoke"]:
@@ -98,11 +99,16 @@ def _evaluate(run_dir, data_dir, flip):
 
     saved = load_saved_model(run_dir)
     model = saved.model
-    if (saved.classes, saved.image_size) != (classes, metrics["image_size"]):
+    told = tuple(metrics["classes"]), metrics["image_size"], metrics["temperature"]
+    if told != (saved.classes, saved.image_size, saved.temperature):
         raise InputError(
-            f"Expected the model of {run_dir} to know {', '.join(classes)} at "
-            f"{metrics['image_size']} pixels, received one for {', '.join(saved.classes)} at "
-            f"{saved.image_size}. Train the run again."
+            f"Expected {run_dir / 'metrics.json'} to tell the classes, image size and temperature "
+            f"of the model beside it, received others. Train the run again."
+        )
+    if saved.classes != classes:
+        raise InputError(
+            f"Expected the model of {run_dir} to know {', '.join(classes)}, received one for "
+            f"{', '.join(saved.classes)}. Train the run again."
         )
     views = [(images, False), (images, True)][: 1 + flip]  # whether to mirror them
     if metrics["stage"] != "scratch":
@@ -152,6 +158,13 @@ def _evaluate(run_dir, data_dir, flip):
     return metrics
 
 
+def _refuse_folders(run_dir):
+    """Files are moved over those of an earlier evaluation: all of them can be, or none is."""
+    for name in ("predictions.csv", "confusion.png", "roc.png", "reliability.png", "report.html"):
+        if (run_dir / name).is_dir():
+            raise InputError(f"Expected no folder at {run_dir / name}, found one. Move it away.")
+
+
 def _predict(model, targets, arrays, mirror):
     """Probability of each class, (n, num_classes)."""
     batches = evaluation_batches(arrays, targets, batch_size=EVALUATION_BATCH, mirror=mirror)
@@ -160,7 +173,7 @@ def _predict(model, targets, arrays, mirror):
 
 def _write_predictions(path, names, labels, probabilities, classes):
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file, lineterminator="\n")  # prepared names have no line ends
         columns = (f"probability_of_{name}" for name in classes)
         writer.writerow(["file", "label", "prediction", *columns])
         for name, label, row in zip(names, labels, probabilities, strict=True):

@@ -1,5 +1,6 @@
 """The stage that looks inside a trained model and writes what it finds as pictures."""
 
+import os
 import pathlib
 
 from catsdogs import explain
@@ -89,10 +90,12 @@ def explain_pictures(saved, words, folder, *, layer_names=(), target=None, num_c
 
 
 def _short_names(files):
-    """A name for each file, without folder and suffix; numbered where two would be alike."""
+    """A name for each file, without folder and suffix, short enough for what is put behind it;
+    numbered where two would be alike."""
     used = set()
     for file in files:
-        stem = name = pathlib.PurePath(file).stem
+        stem = os.fsencode(pathlib.PurePath(file).stem)[:200].decode(errors="ignore") or "picture"
+        name = stem
         number = 1
         while name in used:
             number += 1

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import warnings
 
 import matplotlib
 import numpy as np
@@ -130,7 +131,10 @@ def show_figure(figure):
 
 def _to_pixels(figure, dpi):
     rendered = io.BytesIO()
-    figure.savefig(rendered, format="png", dpi=dpi)
+    with warnings.catch_warnings():
+        # A letter that the font lacks is drawn as a box, which everybody sees.
+        warnings.filterwarnings("ignore", r"Glyph \d+")
+        figure.savefig(rendered, format="png", dpi=dpi)
     return PIL.Image.open(rendered).convert("RGB")
 
 

@@ -123,6 +123,11 @@ def hold(folder, *, shared=False, wait=False):
         InputError: If another process holds the folder and `wait` is false.
     """
     folder = pathlib.Path(folder)
+    if folder.name.startswith(PART):
+        raise InputError(
+            f"Expected a folder whose name does not begin with {PART}, as those of half-written "
+            f"ones do, received {folder}. Choose another one."
+        )
     if shared and not folder.is_dir():
         yield
         return
@@ -137,12 +142,12 @@ def hold(folder, *, shared=False, wait=False):
         while handle is None:
             made += [place for place in (folder, *folder.parents) if not place.exists()]
             folder.mkdir(parents=True, exist_ok=True)
-            if _is_held(folder):
+            if _identity(folder) in _held:
                 yield
                 return
             kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
             handle = _lock(folder, os.O_RDONLY, kind, answer_others)
-        identity = _identity(os.fstat(handle))
+        identity = _identity(handle)
         _held.add(identity)
         try:
             yield
@@ -232,14 +237,11 @@ def _lock(path, flags, kind, answer_others=None):
     return None
 
 
-def _is_held(folder):
+def _identity(place):
+    """What tells a path or a file descriptor apart; `None` if nothing is there."""
     with contextlib.suppress(FileNotFoundError):
-        return _identity(os.stat(folder)) in _held
-    return False
-
-
-def _identity(status):
-    return status.st_dev, status.st_ino
+        status = os.stat(place)
+        return status.st_dev, status.st_ino
 
 
 def write_json(path, content):
@@ -263,10 +265,10 @@ def read_json(path, remedy="It is damaged.", table=None):
         InputError: If the file is missing, is not JSON or does not hold what it must.
     """
     path = pathlib.Path(path)
+    if not path.is_file():  # nor is a pipe or a device, which may never end
+        raise InputError(f"Expected a file at {path}, found none.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"Expected a file at {path}, found none.") from None
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"Expected JSON in {path}, received something else ({say_briefly(error)}). {remedy}"

@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
-from catsdogs import cli, runs
+from catsdogs import cli, environment
 from catsdogs.data.images import map_pictures
 from catsdogs.data.sketch_files import write_sketches
 from catsdogs.figures import COLOURS, GREY, STYLE
@@ -50,7 +50,7 @@ def measure_growth(folder, numbers):
         InputError: If `growth.json` or `growth-files` is there and is something else.
     """
     record = pathlib.Path(folder) / "growth.json"
-    found = {"environment": runs.describe_environment(), "rows": []}
+    found = {"environment": environment.describe_environment(), "rows": []}
     if record.exists():
         earlier = read_json(record, "Move it away, or choose another --folder.", GROWTH)
         commit = found["environment"]["commit"]
@@ -191,7 +191,7 @@ def _take_step(step, folder, number):
         epochs = 1 if step == "extract" else 30
         config = dataclasses.replace(FEATURE_EXTRACT["best"], image_size=_SIZE, epochs=epochs)
         cli.load_quietly("catsdogs.stages").train_feature_extract(config, data, folder / step)
-    print(runs.peak_memory_mb())
+    print(environment.peak_memory_mb())
 
 
 if __name__ == "__main__":

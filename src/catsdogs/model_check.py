@@ -33,15 +33,19 @@ _KNOWN = {
 }  # fmt: skip
 _MAX_CONFIG = 2**24  # bytes; a model of VGG16 has 70,000
 _MAX_LAYER = 2**28  # numbers that a layer may give for one picture: a gigabyte in float32
-_ANY_SIDE = 512  # pixels, of a layer that takes any
+_MAX_MODEL = 5 * _MAX_LAYER  # and all layers together: VGG16 at 2,048 pixels, the largest allowed
 
 
-def check_archive(archive, size):
+def check_archive(archive, size, side):
     """Looks through a `.keras` file before Keras sees it.
 
     Args:
         archive: The file, an open `zipfile.ZipFile`.
         size: Its size in bytes.
+        side: Of the pictures that it will get if it takes any, in pixels.
+
+    Returns:
+        How many numbers all its layers together give for one picture.
 
     Raises:
         InputError: If Keras should not see it, with the bare reason.
@@ -55,7 +59,7 @@ def check_archive(archive, size):
         _check_arrays(weights, stored)
     # In a thread of its own, since Keras keeps by thread which variables still want their memory.
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        executor.submit(_check_shapes, config, stored).result()
+        return executor.submit(_check_shapes, config, stored, side).result()
 
 
 def read_member(archive, name):
@@ -84,6 +88,10 @@ def _check_classes(config):
                 and part.get("registered_name") in (None, name)
             ):
                 raise InputError(f"which contains {str(module)[:40]!r} {str(name)[:40]!r}")
+            # Used twice, a layer gives more than is counted below; told to train, batch
+            # normalisation lets pictures decide on each other's answers.
+            if len(part.get("inbound_nodes") or ()) > 1 or part.get("training"):
+                raise InputError(f"whose {str(name)[:40]!r} is used in another way")
             left += part.values()
         elif isinstance(part, list):
             left += part
@@ -108,8 +116,12 @@ def _check_arrays(weights, stored):
         raise InputError("whose weights claim to be larger than the file")
 
 
-def _check_shapes(config, stored):
+def _check_shapes(config, stored, side):
     """Builds a model that has shapes but no memory, to see how much it would take."""
+    for layer in config["config"]["layers"]:
+        if layer["class_name"] == "InputLayer":
+            batch, *rest = layer["config"]["batch_shape"]
+            layer["config"]["batch_shape"] = [batch, *(side if n is None else n for n in rest)]
     with keras.StatelessScope(initialize_variables=False):
         model = keras.saving.deserialize_keras_object(config, safe_mode=True)
     if model.count_params() * 2 > stored:  # bytes: no precision has fewer
@@ -121,7 +133,24 @@ def _check_shapes(config, stored):
     final = (keras.activations.sigmoid, keras.activations.softmax)
     if names[-2:-1] != ["logit"] or last not in final:
         raise InputError("which does not end in a layer called logit and a sigmoid or softmax")
-    for layer in model.layers:
-        for shape in (tensor.shape for tensor in keras.tree.flatten(layer.output)):
-            if math.prod(side or _ANY_SIDE for side in shape[1:]) > _MAX_LAYER:
-                raise InputError(f"whose layer {layer.name[:40]!r} gives {shape}, too much to hold")
+    numbers = _numbers_by_layer(model)
+    largest = max(numbers, key=numbers.get)
+    if numbers[largest] > _MAX_LAYER:
+        raise InputError(
+            f"whose layer {largest[:40]!r} gives {numbers[largest]:,} numbers, too much to hold"
+        )
+    if sum(numbers.values()) > _MAX_MODEL:
+        raise InputError(f"whose layers give {sum(numbers.values()):,} numbers, too much to hold")
+    return sum(numbers.values())
+
+
+def _numbers_by_layer(model):
+    """How many numbers each layer and other operation of a model gives for one picture."""
+    numbers = {}
+    for operation in model.operations:
+        shapes = [tensor.shape[1:] for tensor in keras.tree.flatten(operation.output)]
+        numbers[operation.name] = sum(map(math.prod, shapes))
+        if isinstance(operation, keras.Model):
+            inner = _numbers_by_layer(operation)
+            numbers |= {f"{operation.name}/{name}": number for name, number in inner.items()}
+    return numbers

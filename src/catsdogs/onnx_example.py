@@ -7,6 +7,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import sys
 
@@ -23,11 +24,15 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
 def predict(pictures, folder=_FOLDER):
     """Yields, for each file, a dictionary from class name to probability; `None` if unreadable."""
     card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    size = card["image_size"]
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     for picture in pictures:
+        if not os.path.isfile(picture):  # a pipe would be waited for
+            yield None
+            continue
         try:
-            batch = _decode(picture, card["image_size"])[None]  # (1, size, size, 3) in [0, 255]
-        except OSError:
+            batch = _decode(picture, size)[None]  # (1, size, size, 3) in [0, 255]
+        except Exception:  # Pillow raises errors of every kind on damaged files
             yield None
             continue
         (found,) = session.run(None, {session.get_inputs()[0].name: batch})[0].tolist()

@@ -99,15 +99,18 @@ def plot_roc(curves):
         axes.indicate_inset_zoom(corner, edgecolor=GREY)
         panels.append(corner)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
-    for (name, (x, y, area)), colour in zip(curves.items(), line_colours(len(curves)), strict=True):
-        for each in panels:
-            each.plot(x, y, color=colour, linewidth=2, label=f"{name}: area {area:.4f}")
+    lines, labels = [], [f"{name}: area {area:.4f}" for name, (_, _, area) in curves.items()]
+    for (x, y, _), colour in zip(curves.values(), line_colours(len(curves)), strict=True):
+        lines += axes.plot(x, y, color=colour, linewidth=2)
+        for each in panels[1:]:
+            each.plot(x, y, color=colour, linewidth=2)
     for each in panels:
         each.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         each.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal")
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center")
+    # Given with their lines, since Matplotlib leaves out labels of its own accord: `_name`.
+    figure.legend(lines, labels, loc="outside lower center")
     return figure
 
 

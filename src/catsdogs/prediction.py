@@ -17,6 +17,7 @@ from catsdogs.files import InputError
 __all__ = ["Prediction", "count_pictures", "list_pictures", "predict_images", "predict_pictures"]
 
 _BATCH = 16  # pictures: enough to keep two processors busy, and 20 MB at 320 pixels
+_MAX_NUMBERS = 2**30  # that a batch's feature maps may have in all: 4 GiB if all were kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +67,13 @@ def _files_at(path):
     """The file itself, or all files in a folder and below."""
     if not os.path.isdir(path):
         yield path
-    for folder, folders, names in os.walk(path):
+        return
+    unreadable = []
+    walk = os.walk(path, onerror=lambda error: unreadable.append(error.filename))
+    for folder, folders, names in walk:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (os.path.join(folder, name) for name in sorted(names) if name[0] != ".")
+    yield from unreadable  # told of like a file that cannot be read
 
 
 def count_pictures(words):
@@ -127,7 +132,8 @@ def predict_images(saved, images, *, tta=False):
         A list of n lists of floats in [0, 1], one a class.
     """
     # Always whole batches: another shape would be compiled for anew.
-    size = 1 if len(images) == 1 else _BATCH
+    fitting = _MAX_NUMBERS // max(1, saved.num_activations)
+    size = 1 if len(images) == 1 else min(_BATCH, max(1, fitting))
     found = collections.deque()
     for start in range(0, len(images), size):
         part = np.asarray(images[start : start + size], np.float32)

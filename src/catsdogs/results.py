@@ -27,6 +27,7 @@ from catsdogs.tables import BENCHMARK, EVIDENCE, GROWTH
 
 __all__ = ["add_runs", "readme_with_table", "summarize", "update"]
 
+_EVIDENCE_FILES = ("metrics.json", "history.csv", "curves.png")
 _PRESETS = {
     "scratch": presets.SCRATCH,
     "feature_extract": presets.FEATURE_EXTRACT,
@@ -68,6 +69,9 @@ def add_runs(run_dirs, results_dir="results"):
                 f"Expected an evaluated run, received {run_dir}, which has no test figures. "
                 f"Run python scripts/evaluate.py {run_dir} first."
             )
+        for path in (run_dir / name for name in _EVIDENCE_FILES):
+            if not path.is_file():
+                raise InputError(f"Expected a file at {path}, found none. Train the run again.")
         if metrics["config"]["smoke"]:
             raise InputError(f"Expected a full run, received {run_dir}, made with --smoke.")
         resolved = run_dir.resolve()
@@ -78,7 +82,7 @@ def add_runs(run_dirs, results_dir="results"):
             )
     for place, run_dir in places.items():
         with atomic_folder(place) as folder:
-            for name in ("metrics.json", "history.csv", "curves.png"):
+            for name in _EVIDENCE_FILES:
                 shutil.copyfile(run_dir / name, folder / name)
 
 

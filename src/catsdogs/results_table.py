@@ -30,6 +30,7 @@ def results_table(summary):
         if row["dataset"] != "dogs-vs-cats":
             recipe += f" on {row['dataset']}"
         recipe += "".join(f", {k.replace('_', ' ')} {v}" for k, v in row["settings"].items())
+        recipe = recipe.replace("|", "\\|")  # or it would end the cell
         spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.1f}"
         flip = row["flip_accuracy"]
         flip = "" if flip is None else f"{100 * flip:.1f} %"

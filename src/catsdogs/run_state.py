@@ -59,6 +59,8 @@ class RunState(keras.callbacks.Callback):
         Raises:
             InputError: If the state is damaged, or the history shorter than the run was.
         """
+        with _read_state(self._best_path):
+            pass  # needed only at the end, but then it is too late to tell
         model.optimizer.build(model.trainable_variables)
         _load(_state_path(self._run_dir, epoch), _all_variables(model))
         history = read_history(self._run_dir)
@@ -75,14 +77,13 @@ class RunState(keras.callbacks.Callback):
 
     def refuse_if_lost(self):
         """Without a state there is nothing to go on from, and beginning anew loses the history."""
-        with contextlib.suppress(FileNotFoundError):
-            content = (self._run_dir / "history.csv").read_bytes()
-            # The first epoch's line is written before the first state.
-            if len(content.splitlines()) > 2:
-                raise InputError(
-                    f"Expected the state of a stopped run in {self._best_path.parent}, found none. "
-                    "Start another run with --run-dir."
-                )
+        path = self._run_dir / "history.csv"
+        # The first epoch's line is written before the first state.
+        if path.is_file() and len(path.read_bytes().splitlines()) > 2:
+            raise InputError(
+                f"Expected the state of a stopped run in {self._best_path.parent}, found none. "
+                "Start another run with --run-dir."
+            )
 
     def on_epoch_end(self, epoch, logs=None):
         if not (math.isfinite(logs["loss"]) and math.isfinite(logs["val_loss"])):

@@ -11,26 +11,19 @@ state/             only while the run goes on: what `--resume` needs
 
 import contextlib
 import csv
-import datetime
-import importlib.metadata
-import os
 import pathlib
-import platform
-import resource
 import shutil
-import subprocess
 
+from catsdogs.environment import describe_environment
 from catsdogs.fields import FRACTION, check_fields, number
 from catsdogs.files import PART, InputError, atomic_path, hold, read_json, write_json
 from catsdogs.tables import CONFIG, ENVIRONMENT, METRICS
 
 __all__ = [
-    "describe_environment",
     "finished_runs",
     "is_complete",
     "load_run",
     "open_run",
-    "peak_memory_mb",
     "read_history",
     "validation_folder",
     "write_history",
@@ -65,7 +58,7 @@ def open_run(settings, run_dir, *, resume=False):
         InputError: If a stopped run lies there and `resume` is false, if it has other settings, or
             if another process is at it.
     """
-    run_dir = newest = pathlib.Path(run_dir)
+    run_dir = newest = _named(run_dir)
     number, free = 1, run_dir
     while is_complete(free):
         number, newest = number + 1, free
@@ -89,6 +82,12 @@ def open_run(settings, run_dir, *, resume=False):
                     with contextlib.suppress(OSError):
                         (free / name).unlink()
             raise
+
+
+def _named(run_dir):
+    """The path of a folder, with a name that a number can be put to."""
+    path = pathlib.Path(run_dir)
+    return path if path.name not in ("", "..") else path.resolve()
 
 
 def _check_place(settings, free, present, resume):
@@ -221,6 +220,10 @@ def read_history(run_dir):
         InputError: If it is missing or broken.
     """
     path = pathlib.Path(run_dir) / "history.csv"
+    if not path.is_file():
+        raise InputError(
+            f"Expected a run's history.csv, found nothing at {path}. Is this a run folder?"
+        )
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -228,61 +231,8 @@ def read_history(run_dir):
         history = {name: [float(row[name]) for row in rows] for name in names}
         check_fields(history, _HISTORY)
         return history
-    except FileNotFoundError:
-        raise InputError(
-            f"Expected a run's history.csv, found nothing at {path}. Is this a run folder?"
-        ) from None
     except (IndexError, KeyError, TypeError, ValueError, csv.Error):
         raise InputError(
             f"Expected one line of numbers an epoch in {path}, received something else. "
             "The run's metrics.json and model are not affected."
         ) from None
-
-
-def describe_environment():
-    """Commit, versions and hardware, as a JSON-ready dictionary."""
-    packages = ("tensorflow", "keras", "numpy", "pillow", "matplotlib")
-    return {
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-        "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def peak_memory_mb():
-    """Most memory this process has held so far, in MiB, mapped files that were touched included."""
-    try:
-        # Not getrusage, which on Linux begins with the peak of the process that started this one.
-        status = pathlib.Path("/proc/self/status").read_text()
-        return round(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
-    except OSError:  # another system: bytes there
-        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)
-
-
-def _commit():
-    """Hash of the checked-out commit, with `+changes` if files differ; `None` outside git."""
-    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
-    try:
-        found = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True)
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "-uno", "--", ":/src", ":/scripts"], capture_output=True
-        )
-    except OSError:
-        return None
-    if found.returncode:
-        return None
-    return found.stdout.decode().strip() + ("+changes" if status.stdout.strip() else "")
-
-
-def _processor():
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

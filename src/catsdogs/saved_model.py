@@ -27,6 +27,7 @@ _CARD_TABLE = {
 _NOT_THE_MODELS_FAULT = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
 )  # fmt: skip
+_USUAL_SIDE = 224  # pixels, where nobody says at what size a model will be used
 _ZIP_ERRORS = (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 # The whole of what `catsdogs.data.images.decode_image` does, for who has the model alone.
@@ -51,6 +52,8 @@ class SavedModel:
     """Side of the square images that it expects, in pixels."""
     temperature: float
     """By which its logits have been divided already; see `catsdogs.calibration`."""
+    num_activations: int = 0
+    """Numbers that all its layers together give for one picture; 0 in one that was not loaded."""
 
     @property
     def card(self):
@@ -89,7 +92,7 @@ def load_saved_model(run_or_model):
     """
     path = _model_file(run_or_model)
     card = read_card(path)
-    model = load_model(path)
+    model, num_activations = _load(path, card["image_size"])
     side, number = card["image_size"], len(card["classes"])
     inputs = ((None, side, side, 3), (None, None, None, 3))
     outputs = (None, 1 if number == 2 else number)  # of two classes one probability tells both
@@ -103,7 +106,7 @@ def load_saved_model(run_or_model):
         model(np.zeros((1, side, side, 3), np.float32), training=False)
     except Exception as error:
         raise _damaged(path, error) from None
-    return SavedModel(path, model, **card)
+    return SavedModel(path, model, **card, num_activations=num_activations)
 
 
 def read_card(run_or_model):
@@ -146,11 +149,16 @@ def load_model(run_or_model):
     Raises:
         InputError: If it is missing or broken.
     """
-    path = _model_file(run_or_model)
+    return _load(_model_file(run_or_model), _USUAL_SIDE)[0]
+
+
+def _load(path, side):
+    """A Keras model, and how many numbers its layers give for one picture of so many pixels."""
     try:
         with zipfile.ZipFile(path) as archive:
-            check_archive(archive, path.stat().st_size)
-        return keras.saving.load_model(path, safe_mode=True, compile=False)
+            num_activations = check_archive(archive, path.stat().st_size, side)
+        model = keras.saving.load_model(path, safe_mode=True, compile=False)
+        return model, num_activations
     except InputError as error:
         raise InputError(
             f"Expected a model as this project makes them, received {path}, {error}. "

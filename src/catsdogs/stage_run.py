@@ -11,7 +11,7 @@ import time
 import keras
 
 from catsdogs import config as presets
-from catsdogs import run_state, runs, training
+from catsdogs import environment, run_state, runs, training
 from catsdogs.calibration import apply_temperature, fit_temperature
 from catsdogs.data.images import load_split
 from catsdogs.data.manifest import find_data_dir, load_manifest
@@ -30,6 +30,7 @@ from catsdogs.history_plot import plot_history
 from catsdogs.models import divide_logits
 from catsdogs.recipe import changes, default_start, run_name
 from catsdogs.saved_model import save_model
+from catsdogs.start import check_start
 
 __all__ = ["EVALUATION_BATCH", "StageRun", "few"]
 
@@ -124,28 +125,7 @@ class StageRun:
         Raises:
             InputError: If it is not one, or one of other pictures, other precision or `--smoke`.
         """
-        _, metrics = runs.load_run(start)
-        if metrics["stage"] != "feature_extract":
-            raise InputError(
-                f"Expected --start to be a feature-extraction run, received {start}, a "
-                f"{metrics['stage']} run. Make one with scripts/train_feature_extract.py."
-            )
-        if metrics["dataset_digest"] != self._manifest.digest:
-            raise InputError(
-                f"Expected --start to be trained on {self.data_dir}, received {start}, which was "
-                "trained on other pictures or splits: it may have seen test pictures. Train the "
-                "head again, or give another --start."
-            )
-        if self.config.precision not in ("auto", metrics["precision"]):
-            raise InputError(
-                f"Expected --precision {metrics['precision']}, which {start} was trained in. "
-                f"Received: {self.config.precision}."
-            )
-        if metrics["config"]["smoke"] and not self.config.smoke:
-            raise InputError(
-                f"Expected --start to be a full run, received {start}, made with --smoke. "
-                "Make one with scripts/train_feature_extract.py."
-            )
+        metrics = check_start(start, self.config, self.data_dir, self._manifest.digest)
         self.precision = metrics["precision"]
         self._start_changes = changes(metrics["config"], default_start(self.config))
         self._start = {
@@ -153,6 +133,10 @@ class StageRun:
             "cold": metrics["cold"], "warm": metrics["warm"],
         }  # fmt: skip
         print(f"Starting from {start}", flush=True)
+
+    def count_in(self, run_dir):
+        """Lets the seconds of a stopped run, which is about to go on within this one, count."""
+        self._started -= run_state.completed_seconds(run_dir)
 
     def load(self, split, image_size):
         """Images and labels of a split, as `load_split` gives them; a few of them with `--smoke`.
@@ -285,7 +269,7 @@ class StageRun:
             "start_changes": self._start_changes,
             **self._timing(resumed=first_epoch > 0),
             "wall_seconds": round(time.perf_counter() - self._started, 1),
-            "peak_rss_mb": runs.peak_memory_mb(),
+            "peak_rss_mb": environment.peak_memory_mb(),
             "environment": read_json(self.run_dir / "environment.json"),
         }
         write_json(self.run_dir / "metrics.json", metrics)

@@ -15,6 +15,7 @@ from catsdogs.files import InputError, hold
 from catsdogs.recipe import default_start, run_name
 from catsdogs.saved_model import load_saved_model
 from catsdogs.stage_run import StageRun
+from catsdogs.start import keep_start
 from catsdogs.weights import check_frozen_blocks
 
 __all__ = ["finetune", "train_feature_extract", "train_scratch"]
@@ -143,6 +144,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
                 f"model knows {', '.join(saved.classes)}. Make one with "
                 "scripts/train_feature_extract.py."
             )
+        keep_start(stage.run_dir, start)
         models.unfreeze_block5(classifier)
         train, validation = stage.load("train", image_size), stage.load("validation", image_size)
 
@@ -176,6 +178,7 @@ def _make_start(stage):
         if runs.is_complete(run_dir):
             return (run_dir, True) if stage.could_reuse(run_dir, config) else _make_start(stage)
         print("Fine-tuning needs a trained head first: extracting features.", flush=True)
+        stage.count_in(run_dir)
         train_feature_extract(config, stage.data_dir, run_dir, resume=True)
         keras.backend.clear_session()  # the base is not needed any more, its memory is
     return run_dir, True

@@ -57,6 +57,7 @@ _EARLIER = {
 }
 METRICS = {
     **_EARLIER,
+    "best_epoch": whole(1),
     "temperature": number(1e-6, 1e6),
     "test?": _MEASURED,
     "test_flip?": _MEASURED,

@@ -30,6 +30,7 @@ def choose_precision(precision="auto"):
     """
     if precision == "auto":
         precision = "mixed_bfloat16" if _has_bfloat16() else "float32"
+    keras.config.set_floatx("float32")  # whatever keras.json says: losses are computed in it
     keras.config.set_dtype_policy(precision)
     return precision
 

@@ -155,7 +155,7 @@ def find_vgg16_weights(path=None):
     """
     wanted = path or os.environ.get(_PATH_VARIABLE)
     if wanted:
-        file = pathlib.Path(wanted).expanduser()
+        file = pathlib.Path(os.path.expanduser(wanted))
         if not file.is_file() or file.suffix not in (".h5", ".hdf5", ".onnx"):
             raise InputError(
                 "Expected the VGG16 weights in a .h5 or .onnx file. "
@@ -188,7 +188,7 @@ def find_vgg16_weights(path=None):
 def _keras_cache():
     # Keras's own rule (keras/src/backend/config.py), without the seconds that importing it takes.
     if "KERAS_HOME" in os.environ:
-        return pathlib.Path(os.environ["KERAS_HOME"]).expanduser()
+        return pathlib.Path(os.path.expanduser(os.environ["KERAS_HOME"]))
     home = pathlib.Path.home()
     return (home if os.access(home, os.W_OK) else pathlib.Path(tempfile.gettempdir())) / ".keras"
 

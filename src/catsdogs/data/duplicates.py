@@ -7,7 +7,8 @@ __all__ = ["group_look_alikes", "look_of"]
 
 # Copies of photographs that were resaved, shrunk or made grey differ in 0 to 8 bits (13 at JPEG
 # quality 20); among the 8 million pairs of the 4,000 Kaggle photographs, its two pairs of doubles
-# differ in 1 bit and no other pair in fewer than 22 (18 with one of them mirrored).
+# differ in 1 bit and no other pair in fewer than 22 (18 with one of them mirrored). Crops move the
+# grid: of 250 photographs cropped by 1, 2 and 3 % on each side, 1, 21 and 95 were not recognised.
 _MAX_BITS = 12
 _NUM_BITS = 128
 _BLOCK = 512  # rows compared at a time: bounds the memory

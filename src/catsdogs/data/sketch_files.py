@@ -45,31 +45,34 @@ def write_sketches(folder, *, per_class, seed=0, workers=None, animals=CATS_AND_
         return
     # Not fork: it is unsafe once TensorFlow's threads run.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_end_with_parent
-    ) as executor:
-        try:
-            # Ctrl-C reaches the workers too, but is answered here: that they ignore it is
-            # inherited.
-            with _ignored(signal.SIGINT):
-                written = executor.map(_write_sketch, jobs, chunksize=16)
-            _count(written, len(jobs))
-        except concurrent.futures.process.BrokenProcessPool:
-            raise InputError(
-                "Expected the processes that draw to end well, received one that was killed, "
-                "perhaps for want of memory. Give the same command again."
-            ) from None
-        finally:
-            executor.shutdown(cancel_futures=True)  # when stopped, do not draw the rest first
+    with _stops_ignored():
+        executor = concurrent.futures.ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_end_with_parent
+        )
+    try:
+        with _stops_ignored():
+            written = executor.map(_write_sketch, jobs, chunksize=16)
+        _count(written, len(jobs))
+    except concurrent.futures.process.BrokenProcessPool:
+        raise InputError(
+            "Expected the processes that draw to end well, received one that was killed, "
+            "perhaps for want of memory. Give the same command again."
+        ) from None
+    finally:
+        executor.shutdown(cancel_futures=True)  # when stopped, do not draw the rest first
 
 
 @contextlib.contextmanager
-def _ignored(number):
-    answer = signal.signal(number, signal.SIG_IGN)
+def _stops_ignored():
+    """For starting processes, which inherit it: Ctrl-C and the terminal's end reach all of them,
+    but this one alone answers."""
+    numbers = (signal.SIGINT, signal.SIGHUP)
+    answers = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(number, answer)
+        for number, answer in answers.items():
+            signal.signal(number, answer)
 
 
 def _end_with_parent():

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import os
 import pathlib
@@ -12,6 +11,7 @@ from collections.abc import Callable
 
 from catsdogs.data.archives import files_in_archive
 from catsdogs.data.download import MICROSOFT_SHA256, download_archive
+from catsdogs.data.folders import files_in_folder, is_passed_over
 from catsdogs.files import MAX_PICTURE_BYTES, InputError, say_briefly, sha256_of
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
 
 _KAGGLE_NAME = re.compile(r"(cat|dog)\.\d+\.jpg", re.IGNORECASE)
 _UNLABELLED = {"test1", "test1.zip"}  # Kaggle's, beside `train`
-_IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # what file managers leave behind
 _MAX_NAME = 150  # bytes: room for what file systems, most with 255, are asked to put before it
 _SPLIT_NAMES = {"train", "training", "valid", "val", "validation", "test"}
 
@@ -91,17 +90,20 @@ def open_source(path):
         InputError: If there is nothing at `path`, the archive is broken, no classes can be told
             apart or a class has no files.
     """
-    path = pathlib.Path(os.path.realpath(pathlib.Path(path).expanduser()))
+    path = pathlib.Path(os.path.realpath(os.path.expanduser(path)))
     with contextlib.ExitStack() as stack:
         if path.is_dir():
-            files, name = _files_in_folder(path), path.name
-        elif path.exists():
+            files, name = files_in_folder(path), path.name
+        elif path.is_file():  # a pipe would be waited for
             files, name = files_in_archive(path, stack), path.stem
         else:
-            raise InputError(f"Expected an archive or a folder at {path}, found nothing.")
+            found = "something else" if path.exists() else "nothing"
+            raise InputError(f"Expected an archive or a folder at {path}, found {found}.")
         classes, layout = _sort_into_classes(files, path)
         fingerprint = _fingerprint(classes) if path.is_dir() else sha256_of(path)
-        yield Source(layout or _plain_name(name), False, fingerprint, len(classes), lambda: classes)
+        # A name that begins with a dot would be hidden, or taken for what is half-written.
+        name = layout or _plain_name(name.lstrip(".")) or "pictures"
+        yield Source(name, False, fingerprint, len(classes), lambda: classes)
 
 
 @contextlib.contextmanager
@@ -152,46 +154,13 @@ def open_sketches(per_class, seed=0, rabbits=False):
         yield Source(name, True, fingerprint, len(animals), draw_and_list)
 
 
-def _files_in_folder(folder):
-    """Yields (parts of the path, size, read) for what lies in a folder; see `files_in_archive`."""
-    for place, names in _folders_once(folder):
-        parts = place.relative_to(folder).parts
-        yield (*parts, ""), 0, None
-        for name in sorted(names):
-            file = place / name
-            if file.is_file():  # not a socket, nor a link to nothing
-                size = file.stat().st_size
-                yield (*parts, name), size, functools.partial(_read_file, file, size)
-
-
-def _folders_once(folder):
-    """Yields (path, names of files) of a folder and all below, links last: they may lead back."""
-    left, seen = [folder], set()
-    while left:
-        for place, folders, names in os.walk(left.pop(0)):
-            folders.sort()  # of two links to one folder, the first gives the class
-            place = pathlib.Path(place)
-            status = place.stat()
-            if (status.st_dev, status.st_ino) in seen:
-                folders.clear()
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            left += [place / name for name in sorted(folders) if (place / name).is_symlink()]
-            yield place, names
-
-
-def _read_file(path, size):
-    with path.open("rb") as file:  # no more than announced: some of a system's own never end
-        return file.read(size)
-
-
 def _sort_into_classes(files, path):
     """Finds the layout and returns ({class: candidates in order}, data set name or `None`)."""
     kept = []
     for parts, num_bytes, read in files:
         # '..' and '' at the front are how a hostile archive points outside; they mean nothing here.
         parts = (*(part for part in parts[:-1] if part.strip(".")), parts[-1])
-        if not any(part.startswith(".") or part.lower() in _IGNORED for part in parts):
+        if not any(map(is_passed_over, parts)):
             kept.append((parts, num_bytes, read))
     if any("train" in map(str.lower, parts[:-1]) for parts, *_ in kept):
         kept = [file for file in kept if not _UNLABELLED & {part.lower() for part in file[0]}]
@@ -229,9 +198,9 @@ def _sort_into_classes(files, path):
         classes[label][name] = Candidate(name, num_bytes, read)
     if len(classes) < 2 or not all(classes.values()):
         counts = ", ".join(f"{label} {len(names)}" for label, names in classes.items())
-        counts = say_briefly(counts, 500) or "none"
+        counts = say_briefly(counts, 500) or f"none, and {len(kept)} files in one folder"
         raise InputError(
-            f"Expected two or more folders with pictures in {path}, one a class, or Kaggle's "
+            f"Expected two or more folders in {path}, one a class, pictures in each, or Kaggle's "
             f"files such as cat.0.jpg. Received (folder and number of files): {counts}."
         )
     is_known = is_microsoft or not folders
