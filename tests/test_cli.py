@@ -143,6 +143,20 @@ def test_errors_become_one_line_and_a_code(error, code, words, monkeypatch, caps
     assert line.startswith("script.py: ") and words in line
 
 
+def test_an_error_that_a_stop_became_is_a_stop(monkeypatch, capsys):
+    def main():
+        try:
+            raise KeyboardInterrupt("after epoch 3")
+        except KeyboardInterrupt as stop:
+            raise ImportError("initialization failed") from stop
+
+    monkeypatch.setattr(sys, "argv", ["/somewhere/script.py"])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.startswith("script.py: Stopped after epoch 3. ")
+
+
 def test_a_programming_error_is_not_hidden():
     def main():
         raise ZeroDivisionError

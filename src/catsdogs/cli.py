@@ -18,7 +18,7 @@ import tyro
 from catsdogs import runs
 from catsdogs.errors import explain
 from catsdogs.files import InputError, say_briefly
-from catsdogs.stops import ignore_stops, raise_stops
+from catsdogs.stops import find_stop, ignore_stops, raise_stops
 
 __all__ = ["StagePlaces", "load_quietly", "parse", "parse_stage", "run", "usable_runs"]
 
@@ -181,6 +181,8 @@ def run(main):
     except KeyboardInterrupt as stop:
         sys.exit(_stopped(stop))
     except Exception as error:
+        if stop := find_stop(error):
+            sys.exit(_stopped(stop))
         message = explain(error)
         if message is None:
             raise

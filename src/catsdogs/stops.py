@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-__all__ = ["ignore_stops", "raise_stops"]
+__all__ = ["find_stop", "ignore_stops", "raise_stops"]
 
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, `kill`, a closed terminal
 _PATIENCE = 5  # seconds
@@ -52,6 +52,16 @@ def raise_stops():
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, stop)
     sys.unraisablehook = functools.partial(stop.ask_again, sys.unraisablehook)
+
+
+def find_stop(error):
+    """The `KeyboardInterrupt` that an error comes from, or `None`.
+
+    A library that is stopped while it loads, or while it tidies up, may raise an error of its own.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def ignore_stops():
