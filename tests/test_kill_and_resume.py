@@ -496,3 +496,25 @@ def test_no_folder_is_named_like_what_is_half_written(tmp_path):
     with pytest.raises(InputError, match="half-written"), atomic_folder(tmp_path / ".part-x"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kinds", [[signal.SIGHUP], [signal.SIGINT] * 2], ids=["hup", "twice"])
+def test_a_closed_terminal_and_two_stops_while_drawing_are_one_line(kinds, tmp_path):
+    command = [
+        sys.executable,
+        ROOT / "scripts" / "prepare_data.py",
+        "--sketches",
+        "--train",
+        "1200",
+    ]
+    with subprocess.Popen(
+        [*command, "--validation", "200", "--test", "200"], cwd=tmp_path, text=True,
+        stderr=subprocess.PIPE, start_new_session=True, preexec_fn=answer_all_signals,
+    ) as drawing:  # fmt: skip
+        time.sleep(3)  # till its workers draw
+        for kind in kinds:
+            os.killpg(drawing.pid, kind)
+            time.sleep(0.004)
+        _, errors = drawing.communicate(timeout=60)
+    assert (drawing.returncode, errors.count("\n")) == (130, 1), errors
+    assert not (tmp_path / "data").exists()
