@@ -212,8 +212,8 @@ def _stopped(stop):
 
 def _answer_early(answer, kind, error, traceback):
     """What ends a script while it still loads what it needs, before `run` watches over it."""
-    if issubclass(kind, KeyboardInterrupt):
-        sys.exit(_stopped(error))
+    if stop := find_stop(error):
+        sys.exit(_stopped(stop))
     if message := explain(error):
         sys.exit(_say(f"{pathlib.Path(sys.argv[0]).name}: {message}", 2))
     answer(kind, error, traceback)
