@@ -50,7 +50,7 @@ test: $(READY)  ## the tests, two files of them at a time
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 torture: $(READY)  ## kills, full disks, hostile files: far more of them than the tests inject
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --torture results/torture.json
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --torture=results/torture.json
 
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Counting injected faults: a few of each in `make test`, many in `make torture`.
 
 A test that injects faults takes the fixture `campaign`, asks it how many there are to be, and
-injects each within `campaign.fault`. With `--torture PATH` only those tests run, at full size, and
+injects each within `campaign.fault`. With `--torture=PATH` only those tests run, at full size, and
 what came of it is printed as a table and written to PATH.
 """
 

@@ -57,6 +57,15 @@ def test_what_several_processes_count_is_written_together(tmp_path):
     assert written["notes"] == {"seeds 0": written["seed"], "seeds 1": written["seed"]}
 
 
+def test_make_torture_starts_where_a_table_lies_already():
+    """Without the equals sign pytest takes a file that exists for a test, and knows no option."""
+    lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    (words,) = [line.split() for line in lines if "--torture" in line]
+    command = [sys.executable, *words[1:], "--collect-only"]
+    collected = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "test_kill_and_resume.py" in collected.stdout
+
+
 def test_the_readme_says_what_the_last_table_says():
     found = json.loads((ROOT / "results" / "torture.json").read_text(encoding="utf-8"))
     injected = sum(row["injected"] for row in found["campaigns"])
