@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import sys
 
 import pytest
 
 from catsdogs.console import print_evaluation, print_predictions
+from catsdogs.data.progress import Progress
 from catsdogs.files import InputError
 from catsdogs.prediction import Prediction
 
@@ -61,3 +63,22 @@ def test_a_long_path_is_whole(capsys):
     name = "folder/" * 500 + "cat.jpg"
     print_predictions([Prediction(name, {"cat": 1.0, "dog": 0.0}, None)], ("cat", "dog"), 0.8)
     assert capsys.readouterr().out.endswith(f"{name}\n")
+
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+def test_a_stop_finds_a_progress_line_with_its_end(on_terminal, monkeypatch):
+    """Between two writes the words of a stop would come behind the line."""
+    written = []
+
+    class Stream(io.StringIO):
+        def isatty(self):
+            return on_terminal
+
+        def write(self, text):
+            written.append(text)
+
+    monkeypatch.setattr(sys, "stderr", Stream())
+    with Progress("Downloading", 4_000_000, "MB", scale=1_000_000) as progress:
+        progress.update(3_000_000)
+    *before, last = written
+    assert last.endswith(" 3/4 MB\n") and len(before) == on_terminal

@@ -45,5 +45,6 @@ class Progress:
             filled = round(24 * min(1.0, self._done / max(1, self._total)))
             bar = "━" * filled + "─" * (24 - filled)
             figures = f"{bar} {figures}/{self._total // self._scale:,}"
-        line = f"{start}{self._label} {figures} {self._unit}"
-        print(line, end=end, file=sys.stderr, flush=True)
+        # In one piece: a stop between a line and its end would put its own words behind the line.
+        sys.stderr.write(f"{start}{self._label} {figures} {self._unit}".rstrip() + end)
+        sys.stderr.flush()
