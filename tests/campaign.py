@@ -14,6 +14,8 @@ import time
 import hypothesis
 import pytest
 
+from catsdogs.environment import describe_environment
+
 _FAST = 20  # examples of a property in `make test`
 _FULL = 1000  # and in `make torture`
 
@@ -24,12 +26,13 @@ class Campaign:
     Args:
         report: Where to write the table, or `None` outside `make torture`.
         seed: Integer that decides what is random.
+        environment: What the report says of the machine and the commit.
     """
 
-    def __init__(self, report, seed=0):
+    def __init__(self, report, seed=0, environment=None):
         self.report = report
         self.rows, self.notes = {}, {}
-        self.seed = seed
+        self.seed, self.environment = seed, environment
         self._started = time.monotonic()
 
     def size(self, fast, full):
@@ -87,11 +90,11 @@ class Campaign:
             yield f"{row['promise']:<{width}}" + "".join(f"{row[key]:>10,}" for key in keys)
         yield from (f"{name}: {text}" for name, text in self.notes.items())
 
-    def write(self, environment):
+    def write(self):
         """Writes the table as JSON."""
         minutes = round((time.monotonic() - self._started) / 60, 1)
         content = {
-            "environment": environment, "minutes": minutes, "seed": self.seed,
+            "environment": self.environment, "minutes": minutes, "seed": self.seed,
             "campaigns": self.table(), "notes": self.notes,
         }  # fmt: skip
         self.report.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +112,7 @@ def pytest_configure(config):
     report = config.getoption("--torture")
     seed = time.time_ns() if report else 0
     seed = getattr(config, "workerinput", {}).get("campaign_seed", seed)
-    config.stash[_KEY] = Campaign(report, seed)
+    config.stash[_KEY] = Campaign(report, seed, describe_environment() if report else None)
     hypothesis.settings.register_profile(
         "campaign",
         max_examples=_FULL if report else _FAST,
@@ -152,15 +155,13 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
     campaign = config.stash[_KEY]
     if not campaign.report or not campaign.rows:
         return
-    from catsdogs.environment import describe_environment
-
     terminalreporter.section("faults injected")
     for line in campaign.describe():
         terminalreporter.write_line(line)
     if exitstatus:  # a test that failed may not have come to its faults
         terminalreporter.write_line(f"Not written to {campaign.report}, since something failed.")
         return
-    campaign.write(describe_environment())
+    campaign.write()
     terminalreporter.write_line(f"Written to {campaign.report}")
 
 

@@ -21,12 +21,12 @@ def test_both(campaign, number):
 
 
 def test_what_is_lost_is_counted_and_raised(tmp_path):
-    campaign = Campaign(tmp_path / "sub" / "torture.json")
+    campaign = Campaign(tmp_path / "sub" / "torture.json", environment={"commit": "abc"})
     with campaign.fault("disk full"):
         pass
     with pytest.raises(AssertionError), campaign.fault("disk full"):
         raise AssertionError
-    campaign.write({"commit": "abc"})
+    campaign.write()
     written = json.loads(campaign.report.read_text())
     assert written["campaigns"] == [
         {"promise": "disk full", "injected": 2, "survived": 1, "lost": 1}
