@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from catsdogs import cli, files
+from catsdogs import cli, errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ def main():
         target=arguments.target,
         num_channels=arguments.channels,
     )
-    print("\n".join(files.say_briefly(path, 5000) for path in written))
+    print("\n".join(errors.say_line(path) for path in written))
 
 
 if __name__ == "__main__":

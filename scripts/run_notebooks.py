@@ -15,8 +15,8 @@ import tyro
 from nbclient import execute
 from traitlets.config import Config
 
-from catsdogs import cli
-from catsdogs.files import InputError, atomic_path
+from catsdogs import cli, files
+from catsdogs.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             execute(notebook, folder, config=config, record_timing=False, coalesce_streams=True)
         notebook.metadata = metadata
-        with atomic_path(output) as part:
+        with files.atomic_path(output) as part:
             nbformat.write(notebook, part)
             if output.resolve() == path.resolve() and path.read_bytes() != before:
                 raise InputError(f"Expected {path} as it was, received a newer one. Run it again.")

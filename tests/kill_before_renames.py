@@ -15,7 +15,7 @@ import runpy
 import signal
 import sys
 
-from catsdogs.files import PART
+from catsdogs.locks import PART
 
 
 def main():

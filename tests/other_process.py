@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 
-from catsdogs.files import atomic_folder, hold
+from catsdogs.files import atomic_folder
+from catsdogs.locks import hold
 
 CONTENT = bytes(range(256)) * 800  # of the archive that is downloaded
 

@@ -16,87 +16,88 @@ SOURCES = {
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 
 # Who may import whom inside the package, read from below: each module only those named here, and
-# all of them stand further up. `files` holds what everybody needs: atomic writes, the error class.
+# all of them stand further up. `errors` holds what everybody needs: the error a user can act on.
 ALLOWED = {
     "fields": "",
-    "files": "fields",
+    "errors": "",
+    "locks": "errors",
+    "files": "errors fields locks",
     "tables": "fields",
-    "config": "files",
+    "config": "errors",
     "recipe": "config",
-    "errors": "files",
     "stops": "",
-    "cli": "errors files runs stages stops",  # stages late, in a function: loading takes seconds
+    "cli": "errors runs stages stops",  # stages late, in a function: loading takes seconds
     "data.progress": "",
-    "network": "data.progress files",
-    "data.download": "files network",
-    "caches": "files data.download data.manifest",
-    "data.sketches": "files",
-    "data.sketch_files": "files data.sketches",
-    "data.archives": "files",
+    "network": "data.progress locks",
+    "data.download": "errors network",
+    "caches": "data.download data.manifest errors files locks",
+    "data.sketches": "errors",
+    "data.sketch_files": "data.sketches errors",
+    "data.archives": "errors",
     "data.folders": "",
-    "data.sources": "files data.archives data.download data.folders data.sketch_files "
-    "data.sketches",
-    "data.images": "files data.progress",
+    "data.sources": "data.archives data.download data.folders data.sketch_files data.sketches "
+    "errors files",
+    "data.images": "data.progress errors files",
     "data.duplicates": "",
-    "data.selection": "files data.progress data.images data.duplicates data.sources",
-    "data.manifest": "fields files",
-    "data.splits": "files data.manifest data.progress data.selection",
+    "data.selection": "data.duplicates data.images data.progress data.sources errors files",
+    "data.manifest": "errors fields files",
+    "data.splits": "data.manifest data.progress data.selection errors files locks",
     "data.augment": "",
     "data.pipeline": "data.augment",
-    "weights": "files network",
+    "weights": "errors network",
     "fused_norm": "",
     "models": "weights",
-    "features": "files data.augment data.pipeline data.progress models weights",
+    "features": "data.augment data.pipeline data.progress files locks models weights",
     "environment": "",
-    "runs": "environment fields files tables",
-    "follow": "files runs",
-    "run_state": "files runs",
-    "training": "files run_state",
+    "runs": "environment errors fields files locks tables",
+    "follow": "errors runs",
+    "run_state": "errors files runs",
+    "training": "errors run_state",
     "significance": "",
     "calibration": "",
-    "evaluation": "calibration files significance",
-    "figures": "files",
+    "evaluation": "calibration errors significance",
+    "figures": "errors files",
     "plots": "figures",
-    "history_plot": "figures files",
+    "history_plot": "errors figures",
     "array_plot": "figures",
     "ladder_plot": "figures",
     "frontier_plot": "figures",
-    "processes": "files",
+    "processes": "errors",
     "book": "data.manifest models",
     "flops": "",
     "measure": "book data.augment data.images data.manifest data.pipeline features flops "
     "fused_norm models saved_model training",
     "benchmark": "config data.manifest environment files processes",
-    "growth": "cli config data.images data.manifest data.sketch_files data.sources "
-    "data.splits environment figures files processes tables",
+    "growth": "cli config data.images data.manifest data.sketch_files data.sources data.splits "
+    "environment errors figures files processes tables",
     "preview": "config data.augment data.images data.manifest figures plots",
-    "start": "files run_state runs",
-    "stage_run": "calibration config data.images data.pipeline data.manifest environment "
-    "evaluation features figures files fused_norm history_plot models recipe run_state runs "
+    "start": "errors files run_state runs",
+    "stage_run": "calibration config data.images data.manifest data.pipeline environment errors "
+    "evaluation features figures files fused_norm history_plot locks models recipe run_state runs "
     "saved_model start training",
-    "model_check": "files",
-    "saved_model": "fields files model_check",
-    "stages": "config data.augment features files models recipe runs saved_model stage_run start "
-    "weights",
-    "prediction": "data.images evaluation files",
-    "export": "data.images files models prediction",
-    "demo_choices": "data.images files prediction runs saved_model",
+    "model_check": "errors",
+    "saved_model": "errors fields files model_check",
+    "stages": "config data.augment errors features locks models recipe runs saved_model stage_run "
+    "start weights",
+    "prediction": "data.images errors evaluation",
+    "export": "data.images errors files models prediction",
+    "demo_choices": "data.images errors prediction runs saved_model",
     "demo_page": "",
-    "demo": "data.images demo_choices demo_page explain explain_plot files prediction saved_model",
+    "demo": "data.images demo_choices demo_page errors explain explain_plot prediction saved_model",
     "onnx_example": "",  # copied beside an exported model, where there is no catsdogs
-    "explain": "files models",
+    "explain": "errors models",
     "explain_plot": "figures",
-    "explain_run": "data.images data.progress explain explain_plot figures files prediction",
-    "console": "data.progress files",
+    "explain_run": "data.images data.progress errors explain explain_plot figures prediction",
+    "console": "data.progress errors",
     "slices": "significance",
-    "comparison": "files significance",
+    "comparison": "errors files significance",
     "report": "files",
-    "evaluate_run": "calibration data.images data.manifest data.pipeline evaluation features "
-    "figures files models plots report runs saved_model slices stage_run weights",
+    "evaluate_run": "calibration data.images data.manifest data.pipeline errors evaluation "
+    "features figures files locks models plots report runs saved_model slices stage_run weights",
     "results_table": "",
-    "results": "config significance figures files frontier_plot growth ladder_plot recipe "
-    "results_table runs tables",
-    "ladder": "cli config data.manifest figures files history_plot recipe runs",
+    "results": "config errors figures files frontier_plot growth ladder_plot recipe results_table "
+    "runs significance tables",
+    "ladder": "cli config data.manifest errors figures files history_plot recipe runs",
 }
 # What is heavy stays where it is needed, so that a script starts at once.
 ALLOWED_TENSORFLOW = {
@@ -128,7 +129,6 @@ ALLOWED_KERAS = {
 
 MAX_LINES = 260
 LONG = {
-    "files": 295,  # atomic writes and locks
     "data.sketches": 390,  # one drawing, in many strokes
     "config": 290,  # a line or two of help for every setting
     "measure": 310,  # one piece of the benchmark after the other

@@ -12,7 +12,8 @@ from PIL import Image
 from test_plots import texts_of
 
 from catsdogs import benchmark, growth, measure
-from catsdogs.files import InputError, read_json, write_json
+from catsdogs.errors import InputError
+from catsdogs.files import read_json, write_json
 from catsdogs.flops import count_flops
 from catsdogs.frontier_plot import plot_frontier
 from catsdogs.models import build_textbook_convnet

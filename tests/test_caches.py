@@ -14,7 +14,9 @@ from catsdogs import caches
 from catsdogs.data.download import MICROSOFT_URL
 from catsdogs.data.images import load_split
 from catsdogs.data.manifest import load_manifest
-from catsdogs.files import PART, InputError, atomic_path, write_json
+from catsdogs.errors import InputError
+from catsdogs.files import atomic_path, write_json
+from catsdogs.locks import PART
 
 
 @pytest.fixture

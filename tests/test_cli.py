@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, answer_all_signals
 
 from catsdogs import cli, config
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
 

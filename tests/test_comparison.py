@@ -6,7 +6,8 @@ import random
 import pytest
 
 from catsdogs.comparison import compare_runs
-from catsdogs.files import InputError, write_json
+from catsdogs.errors import InputError
+from catsdogs.files import write_json
 from catsdogs.significance import adjust_p_values
 
 

@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from catsdogs import config
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 
 STAGES = {"scratch": config.SCRATCH, "features": config.FEATURE_EXTRACT, "tune": config.FINETUNE}
 CLASSES = [getattr(config, name) for name in config.__all__ if name.endswith("Config")]

@@ -9,7 +9,7 @@ import pytest
 
 from catsdogs.console import print_evaluation, print_predictions
 from catsdogs.data.progress import Progress
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 from catsdogs.prediction import Prediction
 
 

@@ -25,7 +25,8 @@ from PIL import Image
 from catsdogs import demo, demo_page, models
 from catsdogs.data.images import decode_image
 from catsdogs.demo_choices import example_pictures, find_choices, name_choices
-from catsdogs.files import InputError, write_json
+from catsdogs.errors import InputError
+from catsdogs.files import write_json
 from catsdogs.prediction import Prediction, predict_images, predict_pictures
 from catsdogs.saved_model import load_saved_model, save_model
 

@@ -19,7 +19,7 @@ import pytest
 
 from catsdogs import network, weights
 from catsdogs.data import download
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 
 CONTENT = random.Random(0).randbytes(200_000)  # no two parts of it are alike
 SIZE = len(CONTENT)

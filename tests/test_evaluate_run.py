@@ -6,8 +6,9 @@ from conftest import METRICS
 
 from catsdogs import evaluate_run
 from catsdogs.data.manifest import load_manifest
+from catsdogs.errors import InputError
 from catsdogs.evaluation import evaluate_predictions
-from catsdogs.files import InputError, write_json
+from catsdogs.files import write_json
 from catsdogs.models import build_textbook_convnet
 from catsdogs.saved_model import save_model
 

@@ -11,9 +11,9 @@ from keras import layers
 from PIL import Image
 
 from catsdogs import explain, explain_run, models
+from catsdogs.errors import InputError
 from catsdogs.explain_plot import overlay
 from catsdogs.explain_run import explain_pictures
-from catsdogs.files import InputError
 from catsdogs.saved_model import load_saved_model, save_model
 
 SIZE = 48

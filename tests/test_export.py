@@ -16,8 +16,8 @@ from PIL import Image
 
 from catsdogs import export, models
 from catsdogs.data.images import decode_image
+from catsdogs.errors import InputError
 from catsdogs.export import FORMATS, export_model, load_exported
-from catsdogs.files import InputError
 from catsdogs.prediction import predict_images, predict_pictures
 from catsdogs.saved_model import load_saved_model, save_model
 

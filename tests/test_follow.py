@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT
 
 from catsdogs import runs
-from catsdogs.files import InputError, write_json
+from catsdogs.errors import InputError
+from catsdogs.files import write_json
 from catsdogs.follow import follow_histories, read_histories
 
 

@@ -27,7 +27,8 @@ from catsdogs.data import images
 from catsdogs.data.manifest import load_manifest
 from catsdogs.data.sources import open_source
 from catsdogs.data.splits import prepare
-from catsdogs.files import InputError, write_json
+from catsdogs.errors import InputError
+from catsdogs.files import write_json
 from catsdogs.saved_model import load_saved_model, read_card, save_model
 
 MOST = settings.default.max_examples

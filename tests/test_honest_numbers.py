@@ -32,9 +32,9 @@ from catsdogs.data.images import decode_image, load_split, map_pictures
 from catsdogs.data.manifest import SPLITS, load_manifest
 from catsdogs.data.sources import open_source
 from catsdogs.data.splits import prepare
+from catsdogs.errors import InputError
 from catsdogs.evaluation import confusion_matrix, evaluate_predictions, roc_auc, roc_curve
 from catsdogs.features import FeatureStore
-from catsdogs.files import InputError
 from catsdogs.prediction import predict_images
 from catsdogs.saved_model import load_saved_model
 from catsdogs.significance import mcnemar_test, wilson_interval

@@ -22,7 +22,7 @@ from catsdogs.data.images import decode_image
 from catsdogs.data.manifest import load_manifest
 from catsdogs.data.sources import open_source
 from catsdogs.data.splits import prepare
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 from catsdogs.prediction import predict_pictures
 
 

@@ -19,8 +19,9 @@ from PIL import Image
 
 from catsdogs import environment, models, prediction, results, runs
 from catsdogs.data.manifest import load_manifest
+from catsdogs.errors import InputError
 from catsdogs.fields import check_fields
-from catsdogs.files import InputError, write_json
+from catsdogs.files import write_json
 from catsdogs.model_check import check_archive
 from catsdogs.saved_model import load_model, load_saved_model, save_model
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from catsdogs.data import images, manifest, sources, splits
 from catsdogs.data.images import decode_image, load_split
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 
 # Left to right dark to light, and a red corner: no two of its rotations are alike.
 RAMP = np.broadcast_to(np.linspace(0, 255, 48).astype(np.uint8)[:, None], (32, 48, 3)).copy()

@@ -24,7 +24,9 @@ import zipfile
 import pytest
 from conftest import ROOT, answer_all_signals
 
-from catsdogs.files import PART, InputError, atomic_folder, atomic_path, hold
+from catsdogs.errors import InputError
+from catsdogs.files import atomic_folder, atomic_path
+from catsdogs.locks import PART, hold
 
 KILL_BEFORE_RENAMES = ROOT / "tests" / "kill_before_renames.py"
 SCRATCH = [

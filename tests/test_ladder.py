@@ -8,7 +8,7 @@ import pytest
 from conftest import METRICS
 
 from catsdogs import config, ladder
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 
 STEPS = tuple(ladder.Step("train_scratch", f"run-{i}", ("--seed", str(i))) for i in range(3))
 

@@ -10,9 +10,9 @@ import pytest
 from matplotlib.colors import to_hex
 
 from catsdogs.array_plot import plot_arrays
+from catsdogs.errors import InputError
 from catsdogs.evaluation import roc_auc, roc_curve
 from catsdogs.figures import render_figure, save_figure, show_figure
-from catsdogs.files import InputError
 from catsdogs.history_plot import plot_history, smooth
 from catsdogs.ladder_plot import plot_results
 from catsdogs.plots import plot_confusion_matrix, plot_image_grid, plot_roc

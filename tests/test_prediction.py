@@ -17,7 +17,7 @@ from PIL import Image
 from catsdogs import models, prediction
 from catsdogs.console import print_predictions
 from catsdogs.data.images import decode_image
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 from catsdogs.prediction import (
     Prediction,
     count_pictures,

@@ -7,7 +7,7 @@ import pytest
 from conftest import MEASURED, METRICS, ROOT
 
 from catsdogs import config, results
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 from catsdogs.significance import wilson_interval
 
 README = "# Title\n\n<!-- results table: begin -->\nold\n<!-- results table: end -->\n\nMore.\n"

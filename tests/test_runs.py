@@ -8,7 +8,8 @@ import pytest
 from conftest import METRICS
 
 from catsdogs import environment, runs
-from catsdogs.files import InputError, write_json
+from catsdogs.errors import InputError
+from catsdogs.files import write_json
 
 SETTINGS = {
     "stage": "scratch", "data_dir": "data/x", "smoke": False, "epochs": 10,

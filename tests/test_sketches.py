@@ -9,7 +9,7 @@ from PIL import Image
 
 from catsdogs.data.sketch_files import write_sketches
 from catsdogs.data.sketches import ANIMALS, CATS_AND_DOGS, draw_sketch
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 
 NUM_DRAWINGS = 50  # of each class
 

@@ -10,7 +10,7 @@ import pytest
 
 from catsdogs.data import download, sources
 from catsdogs.data.sources import open_source
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 
 
 def zip_bytes(names):

@@ -19,7 +19,7 @@ from catsdogs.data.duplicates import group_look_alikes, look_of
 from catsdogs.data.manifest import load_manifest
 from catsdogs.data.sources import open_source
 from catsdogs.data.splits import prepare
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 
 SIZES = {"train": 6, "validation": 4, "test": 2}
 

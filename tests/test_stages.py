@@ -18,8 +18,8 @@ from catsdogs.data.images import load_split
 from catsdogs.data.manifest import load_manifest
 from catsdogs.data.sources import open_source
 from catsdogs.data.splits import prepare
+from catsdogs.errors import InputError
 from catsdogs.evaluation import class_probabilities, evaluate_predictions
-from catsdogs.files import InputError
 from catsdogs.saved_model import load_model, load_saved_model
 from catsdogs.start import keep_start
 

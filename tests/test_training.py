@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from catsdogs import run_state, runs, training
 from catsdogs.data.pipeline import encode_labels, evaluation_batches, image_batches
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 
 SIDE, NUM, BATCH, EPOCHS = 12, 24, 8, 4
 STEPS = NUM // BATCH

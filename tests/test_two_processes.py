@@ -24,7 +24,8 @@ from catsdogs.data.manifest import load_manifest
 from catsdogs.data.pipeline import image_view
 from catsdogs.data.sources import open_source
 from catsdogs.data.splits import prepare
-from catsdogs.files import InputError, hold
+from catsdogs.errors import InputError
+from catsdogs.locks import hold
 from catsdogs.saved_model import load_saved_model
 
 TOLD = "that another process uses"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from catsdogs import weights
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 from catsdogs.weights import VGG16_DIGEST, find_vgg16_weights, load_vgg16_weights
 
 

@@ -12,7 +12,9 @@ import re
 
 from catsdogs.data.download import MICROSOFT_URL
 from catsdogs.data.manifest import CONTENT
-from catsdogs.files import OLD, PART, InputError, hold, sweep
+from catsdogs.errors import InputError
+from catsdogs.files import OLD, sweep
+from catsdogs.locks import PART, hold
 
 __all__ = ["Cache", "clear_caches", "describe_caches", "list_caches"]
 

@@ -16,8 +16,7 @@ import tempfile
 import tyro
 
 from catsdogs import runs
-from catsdogs.errors import explain
-from catsdogs.files import InputError, say_briefly
+from catsdogs.errors import InputError, explain, say_briefly, say_line
 from catsdogs.stops import find_stop, ignore_stops, raise_stops
 
 __all__ = ["StagePlaces", "load_quietly", "parse", "parse_stage", "run", "usable_runs"]
@@ -26,7 +25,6 @@ _TRAINED = "Go on with the same command and --resume."
 _GO_ON = dict.fromkeys(("train_scratch.py", "train_feature_extract.py", "finetune.py"), _TRAINED)
 _GO_ON["demo.py"] = "The page is closed."
 _MIN_COLUMNS = 20  # in fewer, tyro never ends
-_LONGEST = 5000  # letters of a line; no path is longer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +219,7 @@ def _answer_early(answer, kind, error, traceback):
 
 def _say(message, code):
     # Whatever stands in a name, it must not steer the terminal.
-    print(say_briefly(message, _LONGEST), file=sys.stderr)
+    print(say_line(message), file=sys.stderr)
     return code
 
 

@@ -5,7 +5,8 @@ import itertools
 import pathlib
 import statistics
 
-from catsdogs.files import InputError, read_json
+from catsdogs.errors import InputError
+from catsdogs.files import read_json
 from catsdogs.significance import adjust_p_values, mcnemar_test
 
 __all__ = ["compare_runs"]

@@ -9,7 +9,7 @@ comment under a field is its help text on the command line.
 import dataclasses
 from typing import Literal
 
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 
 __all__ = [
     "FEATURE_EXTRACT",

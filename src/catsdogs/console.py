@@ -6,12 +6,11 @@ import pathlib
 import sys
 
 from catsdogs.data.progress import Progress
-from catsdogs.files import InputError, say_briefly
+from catsdogs.errors import InputError, say_line
 
 __all__ = ["accept_any_file_name", "print_evaluation", "print_outcome", "print_predictions"]
 
 _SHOWN_MISTAKES = 6  # kinds of them, a run
-_SHOWN_LETTERS = 5000  # of a line; no path is longer
 
 
 def print_outcome(run_dir, metrics):
@@ -94,7 +93,7 @@ def print_predictions(predictions, classes, threshold, form="table", total=None)
             if answer.error:
                 unreadable += 1
                 # Whatever stands in a file's name, it must not steer the terminal.
-                error = say_briefly(answer.error, _SHOWN_LETTERS)
+                error = say_line(answer.error)
                 print(f"predict.py: {error}", file=sys.stderr, flush=True)
             else:
                 write.answer(answer, answer.probability < threshold)
@@ -112,7 +111,7 @@ class _TableWriter:
 
     def answer(self, answer, unsure):
         mark = "unsure" if unsure else ""
-        file = say_briefly(answer.file, _SHOWN_LETTERS)
+        file = say_line(answer.file)
         print(
             f"{answer.label:<{self._width}}  {answer.probability:>11.1%}  {mark:<6}  {file}",
             flush=True,

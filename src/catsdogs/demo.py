@@ -16,9 +16,9 @@ import traceback
 from catsdogs import demo_page
 from catsdogs.data.images import decode_image
 from catsdogs.demo_choices import example_pictures, name_choices, shrink
+from catsdogs.errors import InputError, say_briefly
 from catsdogs.explain import grad_cam
 from catsdogs.explain_plot import overlay
-from catsdogs.files import InputError, say_briefly
 from catsdogs.prediction import Prediction, predict_images
 from catsdogs.saved_model import load_saved_model
 

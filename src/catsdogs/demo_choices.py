@@ -12,7 +12,7 @@ from PIL import Image
 
 from catsdogs import runs
 from catsdogs.data.images import decode_image
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 from catsdogs.prediction import list_pictures
 from catsdogs.saved_model import read_card
 

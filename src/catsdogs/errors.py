@@ -1,11 +1,9 @@
-"""From an error that was raised somewhere to what its user can do about it."""
+"""The error a user can act on, and from any other one to what its user can do about it."""
 
 import errno
 import os
 
-from catsdogs.files import InputError, say_briefly
-
-__all__ = ["explain"]
+__all__ = ["InputError", "explain", "say_briefly", "say_line"]
 
 # What a user can mend: a full or read-only disk, a missing permission, a path that leads nowhere.
 _USERS_ERRNO = (
@@ -13,6 +11,14 @@ _USERS_ERRNO = (
     errno.EBUSY, errno.EXDEV, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
     errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
 )  # fmt: skip
+
+
+class InputError(ValueError):
+    """Something the user gave, or that lies on their disk, cannot be used.
+
+    The message is one line that says what was expected, what was received and the remedy. Scripts
+    print it and exit with code 2; it is never shown as a traceback.
+    """
 
 
 def explain(error):
@@ -48,3 +54,15 @@ def explain(error):
         + (f" ({place})" if place else "")
         + ". Mend that or choose another path."
     )
+
+
+def say_briefly(text, length=200):
+    """What a library or a stranger's file says, as part of a line: printable, and not too long."""
+    text = "".join(c if c.isprintable() else " " for c in str(text))
+    text = " ".join(text.split())
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def say_line(text):
+    """A whole line for the terminal, printable whatever names are in it; no path is cut."""
+    return say_briefly(text, 5000)

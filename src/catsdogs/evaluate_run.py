@@ -11,10 +11,12 @@ from catsdogs.calibration import apply_temperature, expected_calibration_error, 
 from catsdogs.data.images import load_split
 from catsdogs.data.manifest import load_manifest
 from catsdogs.data.pipeline import encode_labels, evaluation_batches
+from catsdogs.errors import InputError, say_line
 from catsdogs.evaluation import class_probabilities, evaluate_predictions, roc_auc, roc_curve
 from catsdogs.features import CUT, FeatureStore
 from catsdogs.figures import save_figure
-from catsdogs.files import PART, InputError, hold, say_briefly, write_json
+from catsdogs.files import write_json
+from catsdogs.locks import PART, hold
 from catsdogs.plots import plot_confusion_matrix, plot_reliability, plot_roc
 from catsdogs.report import write_report
 from catsdogs.saved_model import load_saved_model
@@ -70,7 +72,7 @@ def evaluate_runs(run_dirs, data_dir=None, *, flip=False):
         except InputError as error:
             if number == len(run_dirs) and not usable:
                 raise
-            print(say_briefly(f"Left out, {run_dir}: {error}", 5000), file=sys.stderr)
+            print(say_line(f"Left out, {run_dir}: {error}"), file=sys.stderr)
     return {run_dir: evaluate(run_dir, data_dir, flip=flip) for run_dir in usable}
 
 

@@ -5,7 +5,7 @@ import statistics
 import numpy as np
 
 from catsdogs.calibration import expected_calibration_error
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 from catsdogs.significance import wilson_interval
 
 __all__ = [

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 from catsdogs.models import build_logits
 
 __all__ = [

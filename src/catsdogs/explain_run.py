@@ -6,9 +6,9 @@ import pathlib
 from catsdogs import explain
 from catsdogs.data.images import decode_image
 from catsdogs.data.progress import Progress
+from catsdogs.errors import InputError
 from catsdogs.explain_plot import plot_activations, plot_filters, plot_heatmaps
 from catsdogs.figures import save_figure
-from catsdogs.files import InputError
 from catsdogs.prediction import list_pictures, predict_images
 
 __all__ = ["explain_pictures"]

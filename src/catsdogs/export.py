@@ -12,7 +12,8 @@ import keras
 import numpy as np
 
 from catsdogs.data.images import decode_image
-from catsdogs.files import InputError, atomic_folder, read_json, write_json
+from catsdogs.errors import InputError
+from catsdogs.files import atomic_folder, read_json, write_json
 from catsdogs.models import in_float32
 from catsdogs.prediction import list_pictures
 

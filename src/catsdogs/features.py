@@ -25,7 +25,8 @@ import numpy as np
 from catsdogs.data import augment
 from catsdogs.data.pipeline import image_view, read_rows
 from catsdogs.data.progress import Progress
-from catsdogs.files import hold, sha256_of
+from catsdogs.files import sha256_of
+from catsdogs.locks import hold
 from catsdogs.models import split_base
 from catsdogs.weights import VGG16_DIGEST
 

@@ -8,7 +8,8 @@ import matplotlib
 import numpy as np
 import PIL.Image
 
-from catsdogs.files import InputError, atomic_path
+from catsdogs.errors import InputError
+from catsdogs.files import atomic_path
 
 __all__ = [
     "COLOURS", "GREY", "INK", "PALE", "STYLE", "error_height", "line_colours",

@@ -1,35 +1,24 @@
-"""Writing files so that a reader never meets half of one, and the error a user can act on."""
+"""Writing files so that a reader never meets half of one; reading JSON that may be anything."""
 
 import contextlib
 import ctypes
-import fcntl
 import hashlib
 import json
 import os
 import pathlib
 import shutil
-import sys
 
+from catsdogs.errors import InputError, say_briefly
 from catsdogs.fields import check_fields
+from catsdogs.locks import PART, hold, hold_file
 
 __all__ = [
-    "MAX_PICTURE_BYTES", "OLD", "PART", "InputError", "atomic_folder", "atomic_path", "hold",
-    "read_json", "say_briefly", "sha256_of", "sweep", "write_json",
+    "MAX_PICTURE_BYTES", "OLD", "atomic_folder", "atomic_path", "read_json", "sha256_of", "sweep",
+    "write_json",
 ]  # fmt: skip
 
 MAX_PICTURE_BYTES = 256 * 2**20  # a larger file is no picture, and is never read into memory
-PART = ".part-"
-"""How the names of what is being written begin; a killed process leaves some behind."""
-OLD = ".old-"  # after it, what is being replaced; no data set or export begins with a dot
-_held = set()  # the folders that this process holds, each by its device and inode
-
-
-class InputError(ValueError):
-    """Something the user gave, or that lies on their disk, cannot be used.
-
-    The message is one line that says what was expected, what was received and the remedy. Scripts
-    print it and exit with code 2; it is never shown as a traceback.
-    """
+OLD = ".old-"  # after PART, what is being replaced; no data set or export begins with a dot
 
 
 @contextlib.contextmanager
@@ -53,7 +42,7 @@ def atomic_path(path):
         )
     part = path.with_name(PART + path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(part) as handle:
+    with hold_file(part) as handle:
         os.ftruncate(handle, 0)
         try:
             yield part
@@ -105,63 +94,6 @@ def _settle(path, part, old):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def hold(folder, *, shared=False, wait=False):
-    """Keeps other processes out of a folder while the block runs.
-
-    The lock lies on the folder itself: there is no file to be left behind, and it ends with the
-    process, however that ends. It binds those that ask for it, on a local disk. What this process
-    holds already it may hold again; what it replaces in the block it holds until then.
-
-    Args:
-        folder: `str` or `Path`. If missing it is made, and taken away again if it stays empty.
-        shared: Whether others may be there that share it too: they only read. A missing folder is
-            then not made.
-        wait: Whether to wait for the others, and say so, rather than give up.
-
-    Raises:
-        InputError: If another process holds the folder and `wait` is false.
-    """
-    folder = pathlib.Path(folder)
-    if folder.name.startswith(PART):
-        raise InputError(
-            f"Expected a folder whose name does not begin with {PART}, as those of half-written "
-            f"ones do, received {folder}. Choose another one."
-        )
-    if shared and not folder.is_dir():
-        yield
-        return
-
-    def answer_others():
-        if not wait:
-            raise _in_use(folder)
-        print(f"Waiting for another process that uses {folder}.", file=sys.stderr, flush=True)
-
-    made, handle = [], None
-    try:
-        while handle is None:
-            made += [place for place in (folder, *folder.parents) if not place.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
-            if _identity(folder) in _held:
-                yield
-                return
-            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-            handle = _lock(folder, os.O_RDONLY, kind, answer_others)
-        identity = _identity(handle)
-        _held.add(identity)
-        try:
-            yield
-        finally:
-            _held.remove(identity)
-    finally:
-        if handle is not None:
-            # Before the lock ends, or another process might just have begun to use the folder.
-            for place in made:
-                with contextlib.suppress(OSError):
-                    place.rmdir()
-            os.close(handle)
-
-
 def sweep(part):
     """Deletes what `atomic_path` or `atomic_folder` left when it was killed.
 
@@ -171,77 +103,12 @@ def sweep(part):
     Raises:
         InputError: If a process is at it.
     """
-
-    def refuse():
-        raise _in_use(part)
-
     if part.is_dir():
         with hold(part.with_name(part.name.removeprefix(PART).removeprefix(OLD))):
             shutil.rmtree(part)
     else:
-        with _locked(part, refuse):
+        with hold_file(part, wait=False):
             part.unlink()
-
-
-def _in_use(path):
-    return InputError(
-        f"Expected {path} to be free, received one that another process uses. "
-        "Wait until that one has ended, or choose another place."
-    )
-
-
-@contextlib.contextmanager
-def _locked(path, answer_others=None):
-    """Yields a handle of a file, made if missing, that nobody else holds in this way."""
-    handle = None
-    while handle is None:
-        # No link that another user has put there is written through.
-        handle = _lock(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, fcntl.LOCK_EX, answer_others)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def _lock(path, flags, kind, answer_others=None):
-    """Opens and locks a file or folder; the lock ends with the process, however that ends.
-
-    Args:
-        answer_others: Called before waiting for another process.
-
-    Returns:
-        A file descriptor, or `None` if who held it until now has renamed or removed it.
-    """
-    try:
-        handle = os.open(path, flags, 0o666)
-    except FileNotFoundError:
-        if flags & os.O_CREAT:
-            raise
-        return None
-    try:
-        try:
-            fcntl.flock(handle, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if answer_others:
-                answer_others()
-            fcntl.flock(handle, kind)
-        except OSError:
-            pass  # some network file systems know no locks
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), os.stat(path)):
-                return handle
-    except BaseException:
-        os.close(handle)
-        raise
-    os.close(handle)
-    return None
-
-
-def _identity(place):
-    """What tells a path or a file descriptor apart; `None` if nothing is there."""
-    with contextlib.suppress(FileNotFoundError):
-        status = os.stat(place)
-        return status.st_dev, status.st_ino
 
 
 def write_json(path, content):
@@ -280,13 +147,6 @@ def read_json(path, remedy="It is damaged.", table=None):
             f"Expected {path} as this version writes it, received another: {error}. {remedy}"
         ) from None
     return content
-
-
-def say_briefly(text, length=200):
-    """What a library or a stranger's file says, as part of a line: printable, and not too long."""
-    text = "".join(c if c.isprintable() else " " for c in str(text))
-    text = " ".join(text.split())
-    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def sha256_of(path):

@@ -4,7 +4,7 @@ import pathlib
 import time
 
 from catsdogs import runs
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 
 __all__ = ["follow_histories", "read_histories"]
 

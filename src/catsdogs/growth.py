@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 from catsdogs import cli, environment
 from catsdogs.data.images import map_pictures
 from catsdogs.data.sketch_files import write_sketches
+from catsdogs.errors import InputError
 from catsdogs.figures import COLOURS, GREY, STYLE
-from catsdogs.files import InputError, atomic_folder, read_json, write_json
+from catsdogs.files import atomic_folder, read_json, write_json
 from catsdogs.processes import run_python
 from catsdogs.tables import GROWTH
 

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from catsdogs.errors import InputError
 from catsdogs.figures import INK, STYLE, line_colours
-from catsdogs.files import InputError
 
 __all__ = ["plot_history", "smooth"]
 

@@ -15,8 +15,9 @@ import time
 from catsdogs import cli, runs
 from catsdogs import config as presets
 from catsdogs.data.manifest import load_manifest
+from catsdogs.errors import InputError
 from catsdogs.figures import save_figure
-from catsdogs.files import InputError, atomic_path, read_json
+from catsdogs.files import atomic_path, read_json
 from catsdogs.history_plot import plot_history
 from catsdogs.recipe import changes
 

@@ -13,7 +13,7 @@ import math
 import h5py
 import keras
 
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 
 __all__ = ["check_archive", "read_member"]
 

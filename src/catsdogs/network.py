@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 
 from catsdogs.data.progress import Progress
-from catsdogs.files import hold
+from catsdogs.locks import hold
 
 __all__ = ["download", "why_unreachable"]
 

@@ -11,8 +11,8 @@ import sys
 import numpy as np
 
 from catsdogs.data.images import decode_image, map_pictures
+from catsdogs.errors import InputError
 from catsdogs.evaluation import class_probabilities
-from catsdogs.files import InputError
 
 __all__ = ["Prediction", "count_pictures", "list_pictures", "predict_images", "predict_pictures"]
 

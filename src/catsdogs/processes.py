@@ -8,7 +8,7 @@ import tempfile
 import time
 import typing
 
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 
 __all__ = ["Finished", "run_python"]
 

@@ -15,8 +15,9 @@ import statistics
 
 from catsdogs import config as presets
 from catsdogs import runs
+from catsdogs.errors import InputError
 from catsdogs.figures import save_figure
-from catsdogs.files import InputError, atomic_folder, atomic_path, read_json, write_json
+from catsdogs.files import atomic_folder, atomic_path, read_json, write_json
 from catsdogs.frontier_plot import plot_frontier
 from catsdogs.growth import plot_growth
 from catsdogs.ladder_plot import plot_results

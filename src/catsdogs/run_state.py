@@ -9,7 +9,8 @@ import zipfile
 import keras
 import numpy as np
 
-from catsdogs.files import InputError, atomic_path, say_briefly
+from catsdogs.errors import InputError, say_briefly
+from catsdogs.files import atomic_path
 from catsdogs.runs import read_history, write_history
 
 __all__ = ["RunState", "completed_epochs", "completed_seconds"]

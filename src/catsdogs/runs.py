@@ -15,8 +15,10 @@ import pathlib
 import shutil
 
 from catsdogs.environment import describe_environment
+from catsdogs.errors import InputError
 from catsdogs.fields import FRACTION, check_fields, number
-from catsdogs.files import PART, InputError, atomic_path, hold, read_json, write_json
+from catsdogs.files import atomic_path, read_json, write_json
+from catsdogs.locks import PART, hold
 from catsdogs.tables import CONFIG, ENVIRONMENT, METRICS
 
 __all__ = [

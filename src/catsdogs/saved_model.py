@@ -14,8 +14,9 @@ import zlib
 import keras
 import numpy as np
 
+from catsdogs.errors import InputError, say_briefly
 from catsdogs.fields import CLASSES, check_fields, number, whole
-from catsdogs.files import InputError, atomic_path, say_briefly
+from catsdogs.files import atomic_path
 from catsdogs.model_check import check_archive, read_member
 
 __all__ = ["SavedModel", "load_model", "load_saved_model", "read_card", "save_model"]

@@ -21,12 +21,14 @@ from catsdogs.data.pipeline import (
     feature_batches,
     image_batches,
 )
+from catsdogs.errors import InputError
 from catsdogs.evaluation import class_probabilities, evaluate_predictions
 from catsdogs.features import FeatureStore
 from catsdogs.figures import save_figure
-from catsdogs.files import InputError, hold, read_json, write_json
+from catsdogs.files import read_json, write_json
 from catsdogs.fused_norm import training_copy
 from catsdogs.history_plot import plot_history
+from catsdogs.locks import hold
 from catsdogs.models import divide_logits
 from catsdogs.recipe import changes, default_start, run_name
 from catsdogs.saved_model import save_model

@@ -10,8 +10,9 @@ import keras
 from catsdogs import config as presets
 from catsdogs import models, runs
 from catsdogs.data.augment import crop_sizes
+from catsdogs.errors import InputError
 from catsdogs.features import CUT
-from catsdogs.files import InputError, hold
+from catsdogs.locks import hold
 from catsdogs.recipe import default_start, run_name
 from catsdogs.saved_model import load_saved_model
 from catsdogs.stage_run import StageRun

@@ -3,7 +3,8 @@
 import pathlib
 
 from catsdogs import runs
-from catsdogs.files import InputError, read_json, sha256_of, write_json
+from catsdogs.errors import InputError
+from catsdogs.files import read_json, sha256_of, write_json
 from catsdogs.run_state import completed_epochs
 
 __all__ = ["check_start", "keep_start"]

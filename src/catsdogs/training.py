@@ -5,7 +5,7 @@ import sys
 
 import keras
 
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 from catsdogs.run_state import RunState, completed_epochs
 
 __all__ = [

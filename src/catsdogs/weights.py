@@ -10,7 +10,7 @@ import tempfile
 
 import numpy as np
 
-from catsdogs.files import InputError, say_briefly
+from catsdogs.errors import InputError, say_briefly
 from catsdogs.network import download
 
 __all__ = [

@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 import zlib
 
-from catsdogs.files import InputError, say_briefly
+from catsdogs.errors import InputError, say_briefly
 
 __all__ = ["files_in_archive"]
 

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 from catsdogs.network import download
 
 __all__ = ["MICROSOFT_SHA256", "MICROSOFT_SIZE", "MICROSOFT_URL", "download_archive"]

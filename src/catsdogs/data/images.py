@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from catsdogs.data.progress import Progress
-from catsdogs.files import MAX_PICTURE_BYTES, InputError, atomic_path, say_briefly
+from catsdogs.errors import InputError, say_briefly
+from catsdogs.files import MAX_PICTURE_BYTES, atomic_path
 
 __all__ = ["FORMATS", "decode_image", "load_split", "map_pictures"]
 

@@ -7,8 +7,9 @@ import hashlib
 import pathlib
 import re
 
+from catsdogs.errors import InputError
 from catsdogs.fields import CLASSES, NAME, TEXT, Field, one_of, whole
-from catsdogs.files import InputError, read_json
+from catsdogs.files import read_json
 
 __all__ = ["CONTENT", "FORMAT", "SPLITS", "ImageFile", "Manifest", "find_data_dir", "load_manifest"]
 

@@ -11,7 +11,8 @@ from catsdogs.data.duplicates import group_look_alikes, look_of
 from catsdogs.data.images import decode_image, map_pictures
 from catsdogs.data.progress import Progress
 from catsdogs.data.sources import Candidate
-from catsdogs.files import MAX_PICTURE_BYTES, InputError, say_briefly
+from catsdogs.errors import InputError, say_briefly
+from catsdogs.files import MAX_PICTURE_BYTES
 
 __all__ = ["Picture", "Selection", "select_pictures"]
 

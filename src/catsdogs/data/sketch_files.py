@@ -11,7 +11,7 @@ import sys
 import threading
 
 from catsdogs.data.sketches import CATS_AND_DOGS, save_sketch
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 
 __all__ = ["write_sketches"]
 

@@ -12,7 +12,7 @@ import types
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from catsdogs.files import InputError
+from catsdogs.errors import InputError
 
 __all__ = ["ANIMALS", "CATS_AND_DOGS", "draw_sketch", "save_sketch"]
 

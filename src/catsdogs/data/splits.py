@@ -8,14 +8,9 @@ import pathlib
 from catsdogs.data.manifest import CONTENT, FORMAT, SPLITS, load_manifest
 from catsdogs.data.progress import Progress
 from catsdogs.data.selection import select_pictures
-from catsdogs.files import (
-    PART,
-    InputError,
-    atomic_folder,
-    hold,
-    sha256_of,
-    write_json,
-)
+from catsdogs.errors import InputError
+from catsdogs.files import atomic_folder, sha256_of, write_json
+from catsdogs.locks import PART, hold
 
 __all__ = ["prepare"]
 
