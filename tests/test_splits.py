@@ -320,6 +320,18 @@ def test_a_file_in_the_way(tmp_path, place):
         prepare(source, tmp_path / place, **SIZES)
 
 
+def test_no_data_set_among_the_pictures_it_is_made_from(tmp_path):
+    """It would become a class of the next one."""
+    before = everything(write(tmp_path / "pets", pets()))
+    (tmp_path / "link").symlink_to(tmp_path / "pets")
+    with (
+        open_source(tmp_path / "pets") as source,
+        pytest.raises(InputError, match=r"--data-dir outside .*pets, received .*pets/data/new"),
+    ):
+        prepare(source, tmp_path / "link" / "data" / "new", **SIZES)
+    assert everything(tmp_path / "pets") == before
+
+
 def test_an_empty_folder_is_free(tmp_path):
     (tmp_path / "data").mkdir()
     assert build(tmp_path, pets()).sizes == SIZES

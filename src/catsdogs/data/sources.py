@@ -47,6 +47,8 @@ class Source:
     num_classes: int
     list_candidates: Callable[[], dict[str, list[Candidate]]]
     """Returns, for each class in lower case and sorted, its files in the order of their index."""
+    folder: pathlib.Path | None = None
+    """Where the files lie, if they lie in a folder of the user's."""
 
 
 def open_pictures(*, archive=None, folder=None, sketches=False, rabbits=False, num_pictures=4000):
@@ -104,7 +106,8 @@ def open_source(path):
         fingerprint = _fingerprint(classes) if path.is_dir() else sha256_of(path)
         # A name that begins with a dot would be hidden, or taken for what is half-written.
         name = layout or _plain_name(name.lstrip(".")) or "pictures"
-        yield Source(name, False, fingerprint, len(classes), lambda: classes)
+        folder = path if path.is_dir() else None
+        yield Source(name, False, fingerprint, len(classes), lambda: classes, folder)
 
 
 @contextlib.contextmanager

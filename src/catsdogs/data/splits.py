@@ -35,7 +35,7 @@ def prepare(source, data_dir, *, train=2000, validation=1000, test=1000, overwri
 
     Raises:
         InputError: If there are too few usable pictures, a size is not a multiple of the number of
-            classes, or `data_dir` holds something else or is in use.
+            classes, or `data_dir` holds something else, is in use or lies among the pictures.
     """
     sizes = dict(zip(SPLITS, (train, validation, test), strict=True))
     if any(size < 1 or size % source.num_classes for size in sizes.values()):
@@ -45,6 +45,11 @@ def prepare(source, data_dir, *, train=2000, validation=1000, test=1000, overwri
             f"{source.num_classes}."
         )
     data_dir = pathlib.Path(os.path.realpath(data_dir))
+    if source.folder in data_dir.parents:
+        raise InputError(
+            f"Expected --data-dir outside {source.folder}, received {data_dir}, which the next "
+            "look at that folder would take for a class. Choose another folder."
+        )
     found = _find_prepared(source, data_dir, sizes, overwrite)
     if found is not None:
         return found
