@@ -112,7 +112,8 @@ def pytest_configure(config):
     report = config.getoption("--torture")
     seed = time.time_ns() if report else 0
     seed = getattr(config, "workerinput", {}).get("campaign_seed", seed)
-    config.stash[_KEY] = Campaign(report, seed, describe_environment() if report else None)
+    leads = report and not hasattr(config, "workerinput")
+    config.stash[_KEY] = Campaign(report, seed, describe_environment() if leads else None)
     hypothesis.settings.register_profile(
         "campaign",
         max_examples=_FULL if report else _FAST,

@@ -15,8 +15,8 @@ SOURCES = {
 }
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 
-# Who may import whom inside the package, read from below: each module only those named here, and
-# all of them stand further up. `errors` holds what everybody needs: the error a user can act on.
+# Who may import whom inside the package: each module only those named here, none in a circle.
+# `errors` holds what everybody needs: the error a user can act on.
 ALLOWED = {
     "fields": "",
     "errors": "",
@@ -37,9 +37,9 @@ ALLOWED = {
     "data.folders": "",
     "data.sources": "data.archives data.download data.folders data.sketch_files data.sketches "
     "errors files",
-    "data.images": "data.progress errors files",
+    "data.images": "data.folders data.progress errors files",
     "data.duplicates": "",
-    "data.selection": "data.duplicates data.images data.progress data.sources errors files",
+    "data.selection": "data.duplicates data.folders data.images data.progress data.sources errors",
     "data.manifest": "errors fields files",
     "data.splits": "data.manifest data.progress data.selection errors files locks",
     "data.augment": "",

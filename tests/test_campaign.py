@@ -10,11 +10,14 @@ from campaign import Campaign
 from conftest import ROOT
 
 TWICE = """
+import datetime
+
 import pytest
 
 @pytest.mark.parametrize("number", range(2))
 def test_both(campaign, number):
     campaign.note(f"seeds {number}", campaign.seed)
+    campaign.note("time", datetime.datetime.now(datetime.UTC).isoformat())
     with campaign.fault("p"):
         pass
 """
@@ -54,6 +57,7 @@ def test_what_several_processes_count_is_written_together(tmp_path):
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
     written = json.loads((tmp_path / "torture.json").read_text())
     assert written["campaigns"] == [{"promise": "p", "injected": 2, "survived": 2, "lost": 0}]
+    assert written["environment"]["started"] < written["notes"].pop("time")
     assert written["notes"] == {"seeds 0": written["seed"], "seeds 1": written["seed"]}
 
 

@@ -320,16 +320,17 @@ def test_a_file_in_the_way(tmp_path, place):
         prepare(source, tmp_path / place, **SIZES)
 
 
-def test_no_data_set_among_the_pictures_it_is_made_from(tmp_path):
-    """It would become a class of the next one."""
-    before = everything(write(tmp_path / "pets", pets()))
+@pytest.mark.parametrize("folder, data_dir", [("pets", "link/data/new"), ("pets/in/it", "pets")])
+def test_no_data_set_in_or_around_the_pictures_it_is_made_from(tmp_path, folder, data_dir):
+    """They would become a class of the next one, or be replaced by this one."""
+    before = everything(write(tmp_path / folder, pets()))
     (tmp_path / "link").symlink_to(tmp_path / "pets")
     with (
-        open_source(tmp_path / "pets") as source,
-        pytest.raises(InputError, match=r"--data-dir outside .*pets, received .*pets/data/new"),
+        open_source(tmp_path / folder) as source,
+        pytest.raises(InputError, match=f"--data-dir apart from the pictures in .*{folder}, "),
     ):
-        prepare(source, tmp_path / "link" / "data" / "new", **SIZES)
-    assert everything(tmp_path / "pets") == before
+        prepare(source, tmp_path / data_dir, **SIZES, overwrite=True)
+    assert everything(tmp_path / folder) == before
 
 
 def test_an_empty_folder_is_free(tmp_path):

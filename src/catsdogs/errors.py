@@ -64,5 +64,5 @@ def say_briefly(text, length=200):
 
 
 def say_line(text):
-    """A whole line for the terminal, printable whatever names are in it; no path is cut."""
-    return say_briefly(text, 5000)
+    """A whole line for the terminal, printable whatever name is in it."""
+    return say_briefly(text, 5000)  # characters; no path is longer

@@ -13,11 +13,9 @@ from catsdogs.fields import check_fields
 from catsdogs.locks import PART, hold, hold_file
 
 __all__ = [
-    "MAX_PICTURE_BYTES", "OLD", "atomic_folder", "atomic_path", "read_json", "sha256_of", "sweep",
-    "write_json",
+    "OLD", "atomic_folder", "atomic_path", "read_json", "sha256_of", "sweep", "write_json",
 ]  # fmt: skip
 
-MAX_PICTURE_BYTES = 256 * 2**20  # a larger file is no picture, and is never read into memory
 OLD = ".old-"  # after PART, what is being replaced; no data set or export begins with a dot
 
 

@@ -1,4 +1,4 @@
-"""One process at a time in a folder or file, and nothing left behind by one that was killed."""
+"""One process at a time in a folder or file, by locks that end with the process that holds them."""
 
 import contextlib
 import fcntl

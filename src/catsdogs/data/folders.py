@@ -4,8 +4,9 @@ import functools
 import os
 import pathlib
 
-__all__ = ["files_in_folder", "is_passed_over"]
+__all__ = ["MAX_PICTURE_BYTES", "files_in_folder", "is_passed_over"]
 
+MAX_PICTURE_BYTES = 256 * 2**20  # a larger file is no picture, and is never read into memory
 _IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}  # what file managers leave behind
 
 

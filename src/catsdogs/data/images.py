@@ -15,9 +15,10 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
+from catsdogs.data.folders import MAX_PICTURE_BYTES
 from catsdogs.data.progress import Progress
 from catsdogs.errors import InputError, say_briefly
-from catsdogs.files import MAX_PICTURE_BYTES, atomic_path
+from catsdogs.files import atomic_path
 
 __all__ = ["FORMATS", "decode_image", "load_split", "map_pictures"]
 

@@ -8,11 +8,11 @@ import hashlib
 import numpy as np
 
 from catsdogs.data.duplicates import group_look_alikes, look_of
+from catsdogs.data.folders import MAX_PICTURE_BYTES
 from catsdogs.data.images import decode_image, map_pictures
 from catsdogs.data.progress import Progress
 from catsdogs.data.sources import Candidate
 from catsdogs.errors import InputError, say_briefly
-from catsdogs.files import MAX_PICTURE_BYTES
 
 __all__ = ["Picture", "Selection", "select_pictures"]
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 from catsdogs.data.archives import files_in_archive
 from catsdogs.data.download import MICROSOFT_SHA256, download_archive
-from catsdogs.data.folders import files_in_folder, is_passed_over
+from catsdogs.data.folders import MAX_PICTURE_BYTES, files_in_folder, is_passed_over
 from catsdogs.errors import InputError, say_briefly
-from catsdogs.files import MAX_PICTURE_BYTES, sha256_of
+from catsdogs.files import sha256_of
 
 __all__ = [
     "Candidate", "Source", "open_microsoft", "open_pictures", "open_sketches", "open_source",

@@ -35,7 +35,8 @@ def prepare(source, data_dir, *, train=2000, validation=1000, test=1000, overwri
 
     Raises:
         InputError: If there are too few usable pictures, a size is not a multiple of the number of
-            classes, or `data_dir` holds something else, is in use or lies among the pictures.
+            classes, or `data_dir` holds something else, is in use, or one of it and the
+            pictures' folder lies in the other.
     """
     sizes = dict(zip(SPLITS, (train, validation, test), strict=True))
     if any(size < 1 or size % source.num_classes for size in sizes.values()):
@@ -45,10 +46,11 @@ def prepare(source, data_dir, *, train=2000, validation=1000, test=1000, overwri
             f"{source.num_classes}."
         )
     data_dir = pathlib.Path(os.path.realpath(data_dir))
-    if source.folder in data_dir.parents:
+    if source.folder and (source.folder in data_dir.parents or data_dir in source.folder.parents):
+        # The next data set would be made from this one, or this one replace what it is made from.
         raise InputError(
-            f"Expected --data-dir outside {source.folder}, received {data_dir}, which the next "
-            "look at that folder would take for a class. Choose another folder."
+            f"Expected --data-dir apart from the pictures in {source.folder}, received {data_dir}. "
+            "Choose another folder."
         )
     found = _find_prepared(source, data_dir, sizes, overwrite)
     if found is not None:
