@@ -47,7 +47,9 @@ class Answer:
     trickle: bool = False
     """Whether a byte is sent now and then."""
     garbage: bytes | None = None
-    """Sent instead of an answer in HTTP."""
+    """Sent instead of the usual answer."""
+    again: bytes | None = None
+    """Sent after `garbage`, now and then, without end."""
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -66,6 +68,8 @@ class Server(http.server.BaseHTTPRequestHandler):
     def _give(self, answer, start):
         if answer.garbage is not None:
             self.wfile.write(answer.garbage)
+            while answer.again and not self.server.closing.wait(0.02):
+                self.wfile.write(answer.again)
             return
         partial = answer.ranges and answer.status is None
         total = len(answer.content)
@@ -152,6 +156,12 @@ def moved(where):
     return Answer(status=302, content=b"", headers={"Location": where})
 
 
+CHUNKS = (
+    f"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 5000-{SIZE - 1}/{SIZE}\r\n"
+    "Transfer-Encoding: chunked\r\n\r\n"
+).encode()
+
+
 # What the server does in turn, and what becomes of it when 5,000 bytes are there already.
 FAULTS = {
     "breaks off at 10 %": ([Answer(stop=SIZE // 10)], "the file"),
@@ -213,6 +223,16 @@ FAULTS = {
     "stalls at once": ([Answer(stall=0)], "timed out"),
     "stalls in the middle": ([Answer(stall=100_000)], "the file"),
     "trickles": ([Answer(trickle=True)], r"no more than \d+ bytes in"),
+    "promises an answer without end": (
+        [Answer(garbage=b"", again=b"HTTP/1.1 100 Continue\r\n\r\n")], "nothing of the file",
+    ),
+    "a header without end": (
+        [Answer(garbage=b"HTTP/1.1 200 OK\r\nX: ", again=b"y")], "nothing of the file",
+    ),
+    "a chunk's length without end": ([Answer(garbage=CHUNKS, again=b"0")], "nothing of the file"),
+    "trailers without end": (
+        [Answer(garbage=CHUNKS + b"0\r\n", again=b"X: y\r\n")], "nothing of the file",
+    ),
     "compresses": (
         [Answer(content=gzip.compress(CONTENT), ranges=False,
                 headers={"Content-Encoding": "gzip"})], "gzip",

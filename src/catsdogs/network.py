@@ -1,9 +1,11 @@
 """Files from a server: whole and verified, or told within seconds why not."""
 
+import contextlib
 import hashlib
 import http.client
 import os
 import pathlib
+import queue
 import threading
 import time
 import urllib.error
@@ -17,6 +19,7 @@ __all__ = ["download", "why_unreachable"]
 _TIMEOUT = 8  # seconds without a byte before a network counts as failing
 _LEAST_RATE = 1000  # bytes a second; what is slower would take days
 _BLOCK = 1 << 16
+_WAITING = 16  # blocks on their way to the disk
 
 
 def download(url, path, *, size, digest, algorithm="sha256"):
@@ -99,7 +102,7 @@ def _complete(url, part, size):
             began, reason = time.monotonic(), "the connection broke off"
             try:
                 _fetch(url, part, have, size, progress)
-            except (OSError, http.client.HTTPException, ValueError) as error:
+            except OSError as error:
                 reason = _in_words(error)
             # A break is answered by another attempt, but only while attempts bring something.
             found, seconds = _size(part), time.monotonic() - began
@@ -113,16 +116,18 @@ def _complete(url, part, size):
 
 def _fetch(url, part, have, size, progress):
     """Adds to `part` what is missing; returns early when the server breaks off."""
-    # Ranges count bytes as they are sent, so no compression on the way.
-    headers = {"User-Agent": "catsdogs", "Accept-Encoding": "identity", "Range": f"bytes={have}-"}
-    request = urllib.request.Request(url, headers=headers)
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-        done = _start_of(response, have, size)
+    arriving, enough = queue.Queue(_WAITING), threading.Event()
+    # In a thread of its own, since a socket's time-out begins anew with every byte, and a server
+    # may send headers, or lengths of chunks, byte by byte and without end.
+    threading.Thread(target=_read, args=(url, have, size, arriving, enough), daemon=True).start()
+    try:
+        done = _next(arriving)
         with part.open("ab") as output:
             mark, since = done, time.monotonic()
             # No more than is missing, however much the server sends; and what has come at once,
             # or else a slow server would keep a whole block from the disk.
-            while done < size and (block := response.read1(min(_BLOCK, size - done))):
+            while done < size and (block := _next(arriving)):
+                block = block[: size - done]
                 # A server that starts over sends what is here already; nothing is given up for it.
                 output.write(block[max(0, have - done) :])
                 done += len(block)
@@ -131,6 +136,37 @@ def _fetch(url, part, have, size, progress):
                     if done - mark < _LEAST_RATE * seconds:
                         raise TimeoutError(f"no more than {done - mark:,} bytes in {seconds:.0f} s")
                     mark, since = done, time.monotonic()
+    finally:
+        enough.set()
+        with contextlib.suppress(queue.Empty):  # the thread may wait for room, and then ends
+            while True:
+                arriving.get_nowait()
+
+
+def _read(url, have, size, arriving, enough):
+    """Puts into a queue the byte that the answer starts with, blocks, and `b""` or an error."""
+    # Ranges count bytes as they are sent, so no compression on the way.
+    headers = {"User-Agent": "catsdogs", "Accept-Encoding": "identity", "Range": f"bytes={have}-"}
+    try:
+        request = urllib.request.Request(url, headers=headers)
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+            arriving.put(_start_of(response, have, size))
+            block = True
+            while block and not enough.is_set():
+                arriving.put(block := response.read1(_BLOCK))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        arriving.put(OSError(_in_words(error)))  # an error of its own would keep the socket open
+
+
+def _next(arriving):
+    """What comes next from the thread that reads; its error is raised here."""
+    try:
+        found = arriving.get(timeout=2 * _TIMEOUT)
+    except queue.Empty:
+        raise TimeoutError(f"nothing of the file within {2 * _TIMEOUT} s") from None
+    if isinstance(found, OSError):
+        raise found
+    return found
 
 
 def _start_of(response, have, size):
