@@ -33,11 +33,13 @@ SCRATCH = [
     "train_scratch.py", "--data-dir", "data", "--run-dir", "runs/scratch", "--resume",
     "--architecture", "textbook", "--image-size", "48", "--epochs", "2", "--batch-size", "16",
 ]  # fmt: skip
+RESIDUAL = [*SCRATCH[:6], "--smoke"]  # the default recipe
 EXTRACT = [
     "train_feature_extract.py", "--data-dir", "data", "--run-dir", "runs/features", "--resume",
     "--image-size", "64", "--epochs", "3", "--batch-size", "16",
 ]  # fmt: skip
-HEAD = [*EXTRACT, "--variant", "augmented", "--epochs", "40"]
+AUGMENTED = [*EXTRACT, "--variant", "augmented"]
+HEAD = [*AUGMENTED, "--epochs", "40"]
 # Extracts, trains a head on that, then fine-tunes.
 FINETUNE = [
     "finetune.py", "--data-dir", "data", "--run-dir", "runs/finetune", "--resume", "--smoke",
@@ -358,7 +360,7 @@ def test_download_killed_at_random(campaign, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "command",
-    [SCRATCH, EXTRACT, HEAD, FINETUNE],
+    [RESIDUAL, EXTRACT, HEAD, FINETUNE],
     ids=["scratch", "extraction", "head", "finetune"],
 )
 def test_training_stopped_at_random(campaign, request, vgg16_weights, data_dir, tmp_path, command):
@@ -367,7 +369,7 @@ def test_training_stopped_at_random(campaign, request, vgg16_weights, data_dir, 
     counts = {"SIGKILL": 20, "SIGINT": 1, "SIGTERM": 1}
     finished = new_place(tmp_path, data_dir)
     if command is HEAD:  # the features are there
-        finish(EXTRACT, finished)
+        finish(AUGMENTED, finished)
         shutil.rmtree(finished / "runs")
 
     def make_place(name):
@@ -418,11 +420,13 @@ def test_use_of_a_model_stopped_at_random(campaign, vgg16_weights, data_dir, tmp
     stop_campaign(campaign, name, USE[name], make_place, SIGKILL=1, SIGINT=2)
 
 
-def test_same_seed_same_result_beside_other_work(campaign, data_dir, tmp_path):
-    """The default recipe; threads take turns in another order."""
+@pytest.mark.parametrize("command", [RESIDUAL, FINETUNE], ids=["scratch", "finetune"])
+def test_same_seed_same_result_beside_other_work(
+    campaign, vgg16_weights, data_dir, tmp_path, command
+):
+    """Threads take turns in another order."""
     if not campaign.report:
         pytest.skip("only in make torture")
-    command = [*SCRATCH[:6], "--smoke"]
     found = []
     for number in range(2):
         place = new_place(tmp_path / str(number), data_dir)

@@ -165,8 +165,7 @@ def test_fine_tuning_again_is_warm_and_the_same(tuned_run, data_dir, opened):
     shutil.rmtree(again)
 
 
-def test_stopped_stage_goes_on_to_the_same_end(scratch_run, data_dir, tmp_path, monkeypatch):
-    straight, _ = scratch_run
+def stop_in_the_second_epoch(train, config, data_dir, run_dir):
     save = run_state.RunState.on_epoch_end
 
     def stop(self, epoch, logs=None):
@@ -174,11 +173,23 @@ def test_stopped_stage_goes_on_to_the_same_end(scratch_run, data_dir, tmp_path, 
             raise KeyboardInterrupt
         save(self, epoch, logs)
 
-    monkeypatch.setattr(run_state.RunState, "on_epoch_end", stop)
-    with pytest.raises(KeyboardInterrupt):
-        stages.train_scratch(SCRATCH, data_dir, tmp_path / "run")
-    assert "model.keras" not in files_in(tmp_path / "run")
-    monkeypatch.setattr(run_state.RunState, "on_epoch_end", save)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run_state.RunState, "on_epoch_end", stop)
+        train(config, data_dir, run_dir)
+    assert "model.keras" not in files_in(run_dir)
+
+
+def assert_same_end(run_dir, straight):
+    assert files_in(run_dir) == FINISHED
+    assert (run_dir / "history.csv").read_text() == (straight / "history.csv").read_text()
+    weights = [load_model(folder).get_weights() for folder in (run_dir, straight)]
+    for resumed, expected in zip(*weights, strict=True):
+        np.testing.assert_array_equal(resumed, expected)
+
+
+def test_stopped_stage_goes_on_to_the_same_end(scratch_run, data_dir, tmp_path):
+    straight, _ = scratch_run
+    stop_in_the_second_epoch(stages.train_scratch, SCRATCH, data_dir, tmp_path / "run")
     with pytest.raises(InputError, match="--resume"):
         stages.train_scratch(SCRATCH, data_dir, tmp_path / "run")
     with pytest.raises(InputError, match=r"seed=0 \(not 1\)"):
@@ -187,12 +198,25 @@ def test_stopped_stage_goes_on_to_the_same_end(scratch_run, data_dir, tmp_path, 
 
     earlier = run_state.completed_seconds(tmp_path / "run")
     run_dir, metrics = stages.train_scratch(SCRATCH, data_dir, tmp_path / "run", resume=True)
-    assert files_in(run_dir) == FINISHED
     assert metrics["cold"] and metrics["wall_seconds"] > earlier > 0.1  # both parts count
-    assert (run_dir / "history.csv").read_text() == (straight / "history.csv").read_text()
-    weights = [load_model(folder).get_weights() for folder in (run_dir, straight)]
-    for resumed, expected in zip(*weights, strict=True):
-        np.testing.assert_array_equal(resumed, expected)
+    assert_same_end(run_dir, straight)
+
+
+@pytest.mark.parametrize(
+    "stage, config",
+    [
+        ("train_scratch", ScratchConfig(smoke=True)),
+        ("train_feature_extract", FeatureExtractConfig(variant="end_to_end", smoke=True)),
+    ],
+    ids=["scratch", "end_to_end"],
+)
+def test_other_recipes_go_on_to_the_same_end(stage, config, vgg16_weights, data_dir, tmp_path):
+    """The residual net on growing crops; the frozen base run anew in every epoch."""
+    train = getattr(stages, stage)
+    straight, _ = train(config, data_dir, tmp_path / "straight")
+    stop_in_the_second_epoch(train, config, data_dir, tmp_path / "run")
+    run_dir, _ = train(config, data_dir, tmp_path / "run", resume=True)
+    assert_same_end(run_dir, straight)
 
 
 @pytest.mark.parametrize(
