@@ -124,8 +124,7 @@ def _fetch(url, part, have, size, progress):
         done = _next(arriving)
         with part.open("ab") as output:
             mark, since = done, time.monotonic()
-            # No more than is missing, however much the server sends; and what has come at once,
-            # or else a slow server would keep a whole block from the disk.
+            # No more than is missing, however much the server sends.
             while done < size and (block := _next(arriving)):
                 block = block[: size - done]
                 # A server that starts over sends what is here already; nothing is given up for it.
@@ -153,6 +152,7 @@ def _read(url, have, size, arriving, enough):
             arriving.put(_start_of(response, have, size))
             block = True
             while block and not enough.is_set():
+                # What has come at once, or a slow server would keep a whole block from the disk.
                 arriving.put(block := response.read1(_BLOCK))
     except (OSError, http.client.HTTPException, ValueError) as error:
         arriving.put(OSError(_in_words(error)))  # an error of its own would keep the socket open
