@@ -26,22 +26,22 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY)  ## the whole ladder at a small setting, on drawings if there are no photographs
 	@test -e data/dogs-vs-cats/manifest.json || test -e data/sketches/manifest.json || \
 		 $(BIN)/python scripts/prepare_data.py --sketches
-	$(BIN)/python scripts/run_ladder.py --small
+	$(BIN)/python benchmarks/run_ladder.py --small
 
 photos: $(READY)  ## prepare the real photographs; ARCHIVE=path for a zip you have already
 	$(BIN)/python scripts/prepare_data.py $${ARCHIVE:+--archive "$$ARCHIVE"}
 
 ladder: $(READY)  ## the full runs on the photographs, as in the README's table (hours; resumes)
-	$(BIN)/python scripts/run_ladder.py --data-dir data/dogs-vs-cats
+	$(BIN)/python benchmarks/run_ladder.py --data-dir data/dogs-vs-cats
 
 results: $(READY)  ## put the runs on the photographs into results/ and the README's table
-	$(BIN)/python scripts/update_results.py runs/dogs-vs-cats/*/
+	$(BIN)/python benchmarks/update_results.py runs/dogs-vs-cats/*/
 
 benchmark: $(READY)  ## the machine, the book's recipe and the stages, timed (most of an hour)
-	$(BIN)/python scripts/benchmark.py --output results/benchmark.json
+	$(BIN)/python benchmarks/run_benchmark.py --output results/benchmark.json
 
 growth: $(READY)  ## time and memory from 1,000 to 25,000 drawings
-	$(BIN)/python scripts/measure_growth.py --output results/growth.json
+	$(BIN)/python benchmarks/measure_growth.py --output results/growth.json
 
 notebooks: $(READY)  ## run the notebooks and save what they show
 	$(BIN)/python scripts/run_notebooks.py notebooks/*.ipynb

@@ -32,8 +32,8 @@ class Arguments:
 
 def main():
     arguments = cli.parse(Arguments, __doc__)
-    demo = cli.load_quietly("catsdogs.demo")
-    choices = cli.load_quietly("catsdogs.demo_choices").find_choices(arguments.models)
+    demo = cli.load_quietly("catsdogs.inference.demo")
+    choices = cli.load_quietly("catsdogs.inference.demo_choices").find_choices(arguments.models)
     demo.serve(choices, arguments.host, arguments.port, arguments.threshold)
 
 

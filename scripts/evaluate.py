@@ -13,7 +13,8 @@ import sys
 
 import tyro
 
-from catsdogs import cli, comparison, console
+from catsdogs import cli, console
+from catsdogs.evaluation import comparison
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Arguments:
 def main():
     arguments = cli.parse(Arguments, __doc__)
     finished = cli.usable_runs(arguments.runs)
-    evaluate = cli.load_quietly("catsdogs.evaluate_run").evaluate_runs
+    evaluate = cli.load_quietly("catsdogs.stages.evaluate").evaluate_runs
     metrics = evaluate(finished, arguments.data_dir, flip=arguments.flip)
     comparisons = comparison.compare_runs(list(metrics))
     if arguments.json:
@@ -42,7 +43,7 @@ def main():
         console.print_evaluation(metrics)
         print(*(one["sentence"] for one in comparisons), sep="\n")
     if comparisons:
-        page = cli.load_quietly("catsdogs.report").write_comparison(metrics, comparisons)
+        page = cli.load_quietly("catsdogs.evaluation.report").write_comparison(metrics, comparisons)
         print(f"Compared in {page}", file=sys.stderr)
 
 

@@ -33,8 +33,8 @@ class Arguments:
 
 def main():
     arguments = cli.parse(Arguments, __doc__)
-    explain_run = cli.load_quietly("catsdogs.explain_run")
-    saved = cli.load_quietly("catsdogs.saved_model").load_saved_model(arguments.model)
+    explain_run = cli.load_quietly("catsdogs.inference.explain_run")
+    saved = cli.load_quietly("catsdogs.models.model_file").load_saved_model(arguments.model)
     written = explain_run.explain_pictures(
         saved,
         arguments.pictures,

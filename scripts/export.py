@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from catsdogs import cli, runs
+from catsdogs import cli
+from catsdogs.stages import run as runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Arguments:
 
 def main():
     arguments = cli.parse(Arguments, __doc__)
-    export = cli.load_quietly("catsdogs.export")
-    saved = cli.load_quietly("catsdogs.saved_model").load_saved_model(arguments.model)
+    export = cli.load_quietly("catsdogs.inference.export")
+    saved = cli.load_quietly("catsdogs.models.model_file").load_saved_model(arguments.model)
     pictures = arguments.pictures or (runs.validation_folder(saved.path.parent),)
     folder = pathlib.Path(arguments.output or saved.path.with_name(f"export-{arguments.format}"))
     number, difference, here = export.export_model(saved, arguments.format, folder, pictures)

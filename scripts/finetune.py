@@ -12,7 +12,7 @@ from catsdogs import cli, config, console
 
 def main():
     settings, places = cli.parse_stage(config.FINETUNE, __doc__)
-    run_dir, metrics = cli.load_quietly("catsdogs.stages").finetune(
+    run_dir, metrics = cli.load_quietly("catsdogs.stages.training_stages").finetune(
         settings,
         places.data_dir,
         places.run_dir,

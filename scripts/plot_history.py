@@ -11,9 +11,10 @@ import dataclasses
 
 import tyro
 
-from catsdogs import cli, figures
+from catsdogs import cli
+from catsdogs.evaluation import figures
+from catsdogs.evaluation.history_plot import plot_history
 from catsdogs.follow import follow_histories, read_histories
-from catsdogs.history_plot import plot_history
 
 
 @dataclasses.dataclass(frozen=True)

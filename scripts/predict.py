@@ -35,8 +35,8 @@ class Arguments:
 def main():
     arguments = cli.parse(Arguments, __doc__)
     console.accept_any_file_name()
-    prediction = cli.load_quietly("catsdogs.prediction")
-    saved = cli.load_quietly("catsdogs.saved_model").load_saved_model(arguments.model)
+    prediction = cli.load_quietly("catsdogs.inference.predict")
+    saved = cli.load_quietly("catsdogs.models.model_file").load_saved_model(arguments.model)
     files = prediction.list_pictures(arguments.pictures)
     total = prediction.count_pictures(arguments.pictures)
     answers = prediction.predict_pictures(saved, files, tta=arguments.tta)

@@ -12,7 +12,7 @@ from catsdogs import cli, config, console
 
 def main():
     settings, places = cli.parse_stage(config.FEATURE_EXTRACT, __doc__)
-    run_dir, metrics = cli.load_quietly("catsdogs.stages").train_feature_extract(
+    run_dir, metrics = cli.load_quietly("catsdogs.stages.training_stages").train_feature_extract(
         settings,
         places.data_dir,
         places.run_dir,

@@ -14,7 +14,7 @@ from catsdogs import cli, config, console
 
 def main():
     settings, places = cli.parse_stage(config.SCRATCH, __doc__)
-    run_dir, metrics = cli.load_quietly("catsdogs.stages").train_scratch(
+    run_dir, metrics = cli.load_quietly("catsdogs.stages.training_stages").train_scratch(
         settings,
         places.data_dir,
         places.run_dir,

@@ -145,7 +145,7 @@ def imports(path):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            # `from catsdogs import runs` imports a module, `from catsdogs.runs import x` a name.
+            # one imports a module, `from catsdogs.stages.run import x` a name.
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name for name in names if name in SOURCES} or {node.module}
     return found

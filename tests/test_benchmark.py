@@ -5,18 +5,20 @@ import subprocess
 import sys
 import types
 
+import benchmark
+import growth
 import keras
+import measure
 import pytest
 from conftest import ROOT
+from flops import count_flops
+from frontier_plot import plot_frontier
 from PIL import Image
 from test_plots import texts_of
 
-from catsdogs import benchmark, growth, measure
 from catsdogs.errors import InputError
 from catsdogs.files import read_json, write_json
-from catsdogs.flops import count_flops
-from catsdogs.frontier_plot import plot_frontier
-from catsdogs.models import build_textbook_convnet
+from catsdogs.models.networks import build_textbook_convnet
 from catsdogs.processes import run_python
 
 
@@ -37,7 +39,7 @@ def test_the_fused_warp_is_five_times_as_fast():
 def test_a_process_has_its_own_time_and_memory():
     code = """
 import sys, time
-from catsdogs import environment
+from catsdogs.stages import environment
 time.sleep(0.3)
 before = environment.peak_memory_mb()
 block = bytearray(200 << 20)

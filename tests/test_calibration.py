@@ -5,7 +5,7 @@ import pytest
 import scipy.optimize
 from sklearn import metrics
 
-from catsdogs.calibration import (
+from catsdogs.evaluation.calibration import (
     apply_temperature,
     expected_calibration_error,
     fit_temperature,

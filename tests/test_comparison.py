@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-from catsdogs.comparison import compare_runs
 from catsdogs.errors import InputError
+from catsdogs.evaluation.comparison import compare_runs
+from catsdogs.evaluation.significance import adjust_p_values
 from catsdogs.files import write_json
-from catsdogs.significance import adjust_p_values
 
 
 def make_run(folder, wrong, num_images=200, prefix="a", digest="pets"):

@@ -10,7 +10,7 @@ import pytest
 from catsdogs.console import print_evaluation, print_predictions
 from catsdogs.data.progress import Progress
 from catsdogs.errors import InputError
-from catsdogs.prediction import Prediction
+from catsdogs.inference.predict import Prediction
 
 
 @pytest.mark.parametrize("area, shown", [(0.98765, " 0.9877"), (None, "      \N{EN DASH}")])

@@ -22,13 +22,14 @@ import pytest
 from conftest import MEASURED, METRICS, ROOT
 from PIL import Image
 
-from catsdogs import demo, demo_page, models
 from catsdogs.data.images import decode_image
-from catsdogs.demo_choices import example_pictures, find_choices, name_choices
 from catsdogs.errors import InputError
 from catsdogs.files import write_json
-from catsdogs.prediction import Prediction, predict_images, predict_pictures
-from catsdogs.saved_model import load_saved_model, save_model
+from catsdogs.inference import demo, demo_page
+from catsdogs.inference.demo_choices import example_pictures, find_choices, name_choices
+from catsdogs.inference.predict import Prediction, predict_images, predict_pictures
+from catsdogs.models import networks as models
+from catsdogs.models.model_file import load_saved_model, save_model
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)

@@ -117,7 +117,7 @@ class Extract:
     def __init__(self, room, given):
         import numpy as np
 
-        from catsdogs import models
+        from catsdogs.models import networks as models
 
         self.room = room
         self.base = models.build_vgg16_base(32, "average", given["weights"])
@@ -132,7 +132,7 @@ class Extract:
         return run_function(lambda: store.features(self.images, "train", keep_cut=True))
 
     def _store(self, name):
-        from catsdogs.features import FeatureStore
+        from catsdogs.stages.features import FeatureStore
 
         folder = self.room / "features"
         return FeatureStore(folder, self.base, dataset_digest=name, precision="float32")
@@ -163,7 +163,7 @@ class Train:
 
     def result(self):
         """The history, and every weight."""
-        from catsdogs.saved_model import load_model
+        from catsdogs.models.model_file import load_model
 
         weights = [weight.tobytes() for weight in load_model(self.run_dir).get_weights()]
         assert not (self.run_dir / "state").exists()

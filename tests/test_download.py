@@ -17,9 +17,10 @@ import time
 
 import pytest
 
-from catsdogs import network, weights
+from catsdogs import network
 from catsdogs.data import download
 from catsdogs.errors import InputError
+from catsdogs.models import weights
 
 CONTENT = random.Random(0).randbytes(200_000)  # no two parts of it are alike
 SIZE = len(CONTENT)

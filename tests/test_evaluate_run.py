@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from conftest import METRICS
 
-from catsdogs import evaluate_run
 from catsdogs.data.manifest import load_manifest
 from catsdogs.errors import InputError
-from catsdogs.evaluation import evaluate_predictions
+from catsdogs.evaluation.metrics import evaluate_predictions
 from catsdogs.files import write_json
-from catsdogs.models import build_textbook_convnet
-from catsdogs.saved_model import save_model
+from catsdogs.models.model_file import save_model
+from catsdogs.models.networks import build_textbook_convnet
+from catsdogs.stages import evaluate as evaluate_run
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import scipy.stats
 from scipy import stats
 from sklearn import metrics
 
-from catsdogs.evaluation import (
+from catsdogs.evaluation.metrics import (
     class_probabilities,
     confusion_matrix,
     evaluate_predictions,
@@ -17,7 +17,7 @@ from catsdogs.evaluation import (
     roc_auc,
     roc_curve,
 )
-from catsdogs.significance import mcnemar_test, summarize_seeds, wilson_interval
+from catsdogs.evaluation.significance import mcnemar_test, summarize_seeds, wilson_interval
 
 
 @pytest.fixture(params=range(5))

@@ -10,11 +10,12 @@ from conftest import ROOT
 from keras import layers
 from PIL import Image
 
-from catsdogs import explain, explain_run, models
 from catsdogs.errors import InputError
-from catsdogs.explain_plot import overlay
-from catsdogs.explain_run import explain_pictures
-from catsdogs.saved_model import load_saved_model, save_model
+from catsdogs.inference import explain, explain_run
+from catsdogs.inference.explain_plot import overlay
+from catsdogs.inference.explain_run import explain_pictures
+from catsdogs.models import networks as models
+from catsdogs.models.model_file import load_saved_model, save_model
 
 SIZE = 48
 LIKES_RED = 5.0

@@ -14,12 +14,13 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from catsdogs import export, models
 from catsdogs.data.images import decode_image
 from catsdogs.errors import InputError
-from catsdogs.export import FORMATS, export_model, load_exported
-from catsdogs.prediction import predict_images, predict_pictures
-from catsdogs.saved_model import load_saved_model, save_model
+from catsdogs.inference import export
+from catsdogs.inference.export import FORMATS, export_model, load_exported
+from catsdogs.inference.predict import predict_images, predict_pictures
+from catsdogs.models import networks as models
+from catsdogs.models.model_file import load_saved_model, save_model
 
 
 @pytest.fixture(scope="module", params=["convnet", "vgg16"])

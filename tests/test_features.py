@@ -5,10 +5,11 @@ import time
 import numpy as np
 import pytest
 
-from catsdogs import features, models
-from catsdogs.data.pipeline import image_view
-from catsdogs.features import CUT, FeatureStore
-from catsdogs.saved_model import load_model, save_model
+from catsdogs.data.batches import image_view
+from catsdogs.models import networks as models
+from catsdogs.models.model_file import load_model, save_model
+from catsdogs.stages import features
+from catsdogs.stages.features import CUT, FeatureStore
 
 SIZE, NUM = 32, 70  # two whole batches of 32 and a bit
 IMAGES = np.random.default_rng(0).integers(0, 256, (NUM, SIZE, SIZE, 3), dtype=np.uint8)

@@ -8,10 +8,10 @@ import time
 import pytest
 from conftest import ROOT
 
-from catsdogs import runs
 from catsdogs.errors import InputError
 from catsdogs.files import write_json
 from catsdogs.follow import follow_histories, read_histories
+from catsdogs.stages import run as runs
 
 
 def history(epochs):

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from catsdogs.fused_norm import training_copy
-from catsdogs.models import build_residual_convnet
+from catsdogs.models.fused_norm import training_copy
+from catsdogs.models.networks import build_residual_convnet
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)

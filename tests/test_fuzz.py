@@ -22,14 +22,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from catsdogs import cli, config, models, runs, weights
+from catsdogs import cli, config
 from catsdogs.data import images
 from catsdogs.data.manifest import load_manifest
 from catsdogs.data.sources import open_source
 from catsdogs.data.splits import prepare
 from catsdogs.errors import InputError
 from catsdogs.files import write_json
-from catsdogs.saved_model import load_saved_model, read_card, save_model
+from catsdogs.models import networks as models
+from catsdogs.models import weights
+from catsdogs.models.model_file import load_saved_model, read_card, save_model
+from catsdogs.stages import run as runs
 
 MOST = settings.default.max_examples
 

@@ -23,21 +23,24 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from test_architecture import SCRIPTS, SOURCES
 
-from catsdogs import evaluate_run, models, stage_run, stages
-from catsdogs.calibration import apply_temperature, expected_calibration_error
 from catsdogs.config import FEATURE_EXTRACT, SCRATCH
+from catsdogs.data import batches as pipeline
 from catsdogs.data import images as images_module
-from catsdogs.data import pipeline
 from catsdogs.data.images import decode_image, load_split, map_pictures
 from catsdogs.data.manifest import SPLITS, load_manifest
 from catsdogs.data.sources import open_source
 from catsdogs.data.splits import prepare
 from catsdogs.errors import InputError
-from catsdogs.evaluation import confusion_matrix, evaluate_predictions, roc_auc, roc_curve
-from catsdogs.features import FeatureStore
-from catsdogs.prediction import predict_images
-from catsdogs.saved_model import load_saved_model
-from catsdogs.significance import mcnemar_test, wilson_interval
+from catsdogs.evaluation.calibration import apply_temperature, expected_calibration_error
+from catsdogs.evaluation.metrics import confusion_matrix, evaluate_predictions, roc_auc, roc_curve
+from catsdogs.evaluation.significance import mcnemar_test, wilson_interval
+from catsdogs.inference.predict import predict_images
+from catsdogs.models import networks as models
+from catsdogs.models.model_file import load_saved_model
+from catsdogs.stages import evaluate as evaluate_run
+from catsdogs.stages import stage_run
+from catsdogs.stages import training_stages as stages
+from catsdogs.stages.features import FeatureStore
 
 
 def fewer(divisor):

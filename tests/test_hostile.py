@@ -23,7 +23,7 @@ from catsdogs.data.manifest import load_manifest
 from catsdogs.data.sources import open_source
 from catsdogs.data.splits import prepare
 from catsdogs.errors import InputError
-from catsdogs.prediction import predict_pictures
+from catsdogs.inference.predict import predict_pictures
 
 
 def picture(seed, side=40):

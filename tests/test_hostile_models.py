@@ -17,13 +17,17 @@ from conftest import METRICS, ROOT
 from hostile_files import edit_model, raw_zip
 from PIL import Image
 
-from catsdogs import environment, models, prediction, results, runs
+import results
 from catsdogs.data.manifest import load_manifest
 from catsdogs.errors import InputError
 from catsdogs.fields import check_fields
 from catsdogs.files import write_json
-from catsdogs.model_check import check_archive
-from catsdogs.saved_model import load_model, load_saved_model, save_model
+from catsdogs.inference import predict as prediction
+from catsdogs.models import networks as models
+from catsdogs.models.model_check import check_archive
+from catsdogs.models.model_file import load_model, load_saved_model, save_model
+from catsdogs.stages import environment
+from catsdogs.stages import run as runs
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,11 @@ import json
 import pathlib
 import types
 
+import ladder
 import pytest
 from conftest import METRICS
 
-from catsdogs import config, ladder
+from catsdogs import config
 from catsdogs.errors import InputError
 
 STEPS = tuple(ladder.Step("train_scratch", f"run-{i}", ("--seed", str(i))) for i in range(3))

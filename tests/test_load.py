@@ -11,9 +11,9 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from catsdogs import models
 from catsdogs.files import read_json
-from catsdogs.saved_model import save_model
+from catsdogs.models import networks as models
+from catsdogs.models.model_file import save_model
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from catsdogs import models
+from catsdogs.models import networks as models
 
 SIZE = 32
 RNG = np.random.default_rng(0)
@@ -147,7 +147,7 @@ def test_fine_tuning_trains_ten_tensors_and_keeps_the_rest(vgg16_weights, tmp_pa
 
 
 def test_the_base_is_kerass_with_kerass_preprocessing(conv_base, vgg16_weights):
-    from catsdogs.weights import load_vgg16_weights
+    from catsdogs.models.weights import load_vgg16_weights
 
     reference = keras.applications.VGG16(
         include_top=False, weights=None, input_shape=(SIZE, SIZE, 3)

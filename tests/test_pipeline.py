@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from catsdogs.data.augment import augment, view_random
-from catsdogs.data.pipeline import (
+from catsdogs.data.batches import (
     encode_labels,
     evaluation_batches,
     feature_batches,

@@ -8,15 +8,15 @@ import numpy as np
 import PIL.Image
 import pytest
 from matplotlib.colors import to_hex
+from plots import plot_results
 
-from catsdogs.array_plot import plot_arrays
 from catsdogs.errors import InputError
-from catsdogs.evaluation import roc_auc, roc_curve
-from catsdogs.figures import render_figure, save_figure, show_figure
-from catsdogs.history_plot import plot_history, smooth
-from catsdogs.ladder_plot import plot_results
-from catsdogs.plots import plot_confusion_matrix, plot_image_grid, plot_roc
-from catsdogs.significance import summarize_seeds
+from catsdogs.evaluation.array_plot import plot_arrays
+from catsdogs.evaluation.figures import render_figure, save_figure, show_figure
+from catsdogs.evaluation.history_plot import plot_history, smooth
+from catsdogs.evaluation.metrics import roc_auc, roc_curve
+from catsdogs.evaluation.plots import plot_confusion_matrix, plot_image_grid, plot_roc
+from catsdogs.evaluation.significance import summarize_seeds
 
 
 def make_history(num_epochs, seed=0):
@@ -246,7 +246,7 @@ def test_no_display_is_one_line(monkeypatch):
 
 
 def test_import_opens_no_window_toolkit():
-    modules = "catsdogs.plots, catsdogs.history_plot, catsdogs.ladder_plot"
+    modules = "catsdogs.evaluation.plots, catsdogs.evaluation.history_plot, plots"
     code = f"import sys, {modules}; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 

@@ -14,18 +14,19 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from catsdogs import models, prediction
 from catsdogs.console import print_predictions
 from catsdogs.data.images import decode_image
 from catsdogs.errors import InputError
-from catsdogs.prediction import (
+from catsdogs.inference import predict as prediction
+from catsdogs.inference.predict import (
     Prediction,
     count_pictures,
     list_pictures,
     predict_images,
     predict_pictures,
 )
-from catsdogs.saved_model import load_model, load_saved_model, save_model
+from catsdogs.models import networks as models
+from catsdogs.models.model_file import load_model, load_saved_model, save_model
 
 CLASSES = ("apple", "leaf", "sky")
 

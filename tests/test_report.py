@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catsdogs.evaluation import evaluate_predictions
-from catsdogs.report import write_comparison, write_report
+from catsdogs.evaluation.metrics import evaluate_predictions
+from catsdogs.evaluation.report import write_comparison, write_report
 
 CLASSES = ["cat", "a <b>dog</b>"]
 NUM, SIDE = 40, 16

@@ -6,9 +6,10 @@ import statistics
 import pytest
 from conftest import MEASURED, METRICS, ROOT
 
-from catsdogs import config, results
+import results
+from catsdogs import config
 from catsdogs.errors import InputError
-from catsdogs.significance import wilson_interval
+from catsdogs.evaluation.significance import wilson_interval
 
 README = "# Title\n\n<!-- results table: begin -->\nold\n<!-- results table: end -->\n\nMore.\n"
 KEYS = {
@@ -187,7 +188,7 @@ def test_only_evaluated_runs_are_added(tmp_path):
 
 
 def test_committed_summary_and_readme_agree_with_the_evidence():
-    """Fails whenever a figure is changed by hand; `scripts/update_results.py` makes it right."""
+    """Fails whenever a figure is changed by hand; `benchmarks/update_results.py` makes it right."""
     evidence = sorted((ROOT / "results").glob("*/*/metrics.json"))
     summary_path = ROOT / "results" / "summary.json"
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -196,7 +197,7 @@ def test_committed_summary_and_readme_agree_with_the_evidence():
         assert "| **" not in readme, "figures without evidence"
         return
     summary = results.summarize(ROOT / "results")
-    remedy = "run python scripts/update_results.py"
+    remedy = "run python benchmarks/update_results.py"
     assert json.loads(summary_path.read_text(encoding="utf-8")) == summary, remedy
     assert results.readme_with_table(readme, summary) == readme, remedy
     for path in evidence:

@@ -7,9 +7,10 @@ import os
 import pytest
 from conftest import METRICS
 
-from catsdogs import environment, runs
 from catsdogs.errors import InputError
 from catsdogs.files import write_json
+from catsdogs.stages import environment
+from catsdogs.stages import run as runs
 
 SETTINGS = {
     "stage": "scratch", "data_dir": "data/x", "smoke": False, "epochs": 10,

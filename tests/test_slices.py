@@ -5,8 +5,8 @@ import types
 import numpy as np
 import pytest
 
-from catsdogs.significance import wilson_interval
-from catsdogs.slices import accuracy_by_slices, measure_pictures
+from catsdogs.evaluation.significance import wilson_interval
+from catsdogs.evaluation.slices import accuracy_by_slices, measure_pictures
 
 
 def test_measures_of_known_pictures():

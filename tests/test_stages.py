@@ -11,17 +11,23 @@ import keras
 import numpy as np
 import pytest
 
-from catsdogs import console, evaluate_run, models, run_state, runs, stage_run, stages
-from catsdogs.calibration import apply_temperature
+from catsdogs import console
 from catsdogs.config import FeatureExtractConfig, FinetuneConfig, ScratchConfig
 from catsdogs.data.images import load_split
 from catsdogs.data.manifest import load_manifest
 from catsdogs.data.sources import open_source
 from catsdogs.data.splits import prepare
 from catsdogs.errors import InputError
-from catsdogs.evaluation import class_probabilities, evaluate_predictions
-from catsdogs.saved_model import load_model, load_saved_model
-from catsdogs.start import keep_start
+from catsdogs.evaluation.calibration import apply_temperature
+from catsdogs.evaluation.metrics import class_probabilities, evaluate_predictions
+from catsdogs.models import networks as models
+from catsdogs.models.model_file import load_model, load_saved_model
+from catsdogs.stages import checkpoint as run_state
+from catsdogs.stages import evaluate as evaluate_run
+from catsdogs.stages import run as runs
+from catsdogs.stages import stage_run
+from catsdogs.stages import training_stages as stages
+from catsdogs.stages.start import keep_start
 
 # The book's convnet is compiled in a third of the residual one's time; the rest is as in `best`.
 SCRATCH = ScratchConfig(

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from catsdogs import run_state, runs, training
-from catsdogs.data.pipeline import encode_labels, evaluation_batches, image_batches
+from catsdogs.data.batches import encode_labels, evaluation_batches, image_batches
 from catsdogs.errors import InputError
+from catsdogs.stages import checkpoint as run_state
+from catsdogs.stages import optimization as training
+from catsdogs.stages import run as runs
 
 SIDE, NUM, BATCH, EPOCHS = 12, 24, 8, 4
 STEPS = NUM // BATCH

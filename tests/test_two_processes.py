@@ -18,15 +18,20 @@ import pytest
 from conftest import ROOT
 from other_process import CONTENT, start
 
-from catsdogs import evaluate_run, export, features, models, runs, stages
 from catsdogs.config import FinetuneConfig, ScratchConfig
+from catsdogs.data.batches import image_view
 from catsdogs.data.manifest import load_manifest
-from catsdogs.data.pipeline import image_view
 from catsdogs.data.sources import open_source
 from catsdogs.data.splits import prepare
 from catsdogs.errors import InputError
+from catsdogs.inference import export
 from catsdogs.locks import hold
-from catsdogs.saved_model import load_saved_model
+from catsdogs.models import networks as models
+from catsdogs.models.model_file import load_saved_model
+from catsdogs.stages import evaluate as evaluate_run
+from catsdogs.stages import features
+from catsdogs.stages import run as runs
+from catsdogs.stages import training_stages as stages
 
 TOLD = "that another process uses"
 

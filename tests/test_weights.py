@@ -7,9 +7,9 @@ import h5py
 import numpy as np
 import pytest
 
-from catsdogs import weights
 from catsdogs.errors import InputError
-from catsdogs.weights import VGG16_DIGEST, find_vgg16_weights, load_vgg16_weights
+from catsdogs.models import weights
+from catsdogs.models.weights import VGG16_DIGEST, find_vgg16_weights, load_vgg16_weights
 
 
 def wheel_file():

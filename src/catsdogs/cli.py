@@ -15,8 +15,8 @@ import tempfile
 
 import tyro
 
-from catsdogs import runs
 from catsdogs.errors import InputError, explain, say_briefly, say_line
+from catsdogs.stages import run as runs
 from catsdogs.stops import find_stop, ignore_stops, raise_stops
 
 __all__ = ["StagePlaces", "load_quietly", "parse", "parse_stage", "run", "usable_runs"]
@@ -124,7 +124,7 @@ def load_quietly(module):
     errors and that no environment variable silences.
 
     Args:
-        module: Its name, as in `"catsdogs.stages"`.
+        module: Its name, as in `"catsdogs.stages.training_stages"`.
 
     Returns:
         The module.

@@ -70,7 +70,7 @@ def print_predictions(predictions, classes, threshold, form="table", total=None)
     """Prints answers as they come, on standard output, and unreadable files on standard error.
 
     Args:
-        predictions: Iterable of `catsdogs.prediction.Prediction`.
+        predictions: Iterable of `catsdogs.inference.predict.Prediction`.
         classes: Class names.
         threshold: Answers of a lower probability are marked as unsure.
         form: `"table"`, whose names are made printable, `"json"` (a list of objects) or `"csv"`,

@@ -3,8 +3,8 @@
 import pathlib
 import time
 
-from catsdogs import runs
 from catsdogs.errors import InputError
+from catsdogs.stages import run as runs
 
 __all__ = ["follow_histories", "read_histories"]
 
@@ -16,7 +16,7 @@ def read_histories(run_dirs):
         run_dirs: Run folders that have a `history.csv`.
 
     Returns:
-        `{name: history}`, as `catsdogs.history_plot.plot_history` takes it.
+        `{name: history}`, as `catsdogs.evaluation.history_plot.plot_history` takes it.
 
     Raises:
         InputError: If one is missing or broken.

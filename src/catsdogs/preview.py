@@ -8,8 +8,8 @@ from catsdogs.config import SCRATCH
 from catsdogs.data.augment import augment, view_random
 from catsdogs.data.images import load_split
 from catsdogs.data.manifest import load_manifest
-from catsdogs.figures import save_figure
-from catsdogs.plots import plot_image_grid
+from catsdogs.evaluation.figures import save_figure
+from catsdogs.evaluation.plots import plot_image_grid
 
 __all__ = ["save_augmentation_preview"]
 

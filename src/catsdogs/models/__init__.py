@@ -1,0 +1,1 @@
+"""The networks, their pretrained weights, and a model's file."""

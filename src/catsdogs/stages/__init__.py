@@ -1,0 +1,1 @@
+"""The training stages, what they share, and the one door to the test split."""
