@@ -27,9 +27,8 @@ from catsdogs.evaluation.report import write_report
 from catsdogs.evaluation.slices import accuracy_by_slices, measure_pictures
 from catsdogs.files import write_json
 from catsdogs.locks import PART, hold
-from catsdogs.models import networks as models
+from catsdogs.models.backbones import check_frozen_layers, split_model
 from catsdogs.models.model_file import load_saved_model
-from catsdogs.models.weights import check_frozen_blocks
 from catsdogs.stages import run as runs
 from catsdogs.stages.features import CUT, FeatureStore
 from catsdogs.stages.stage_run import EVALUATION_BATCH, few
@@ -124,7 +123,7 @@ def _evaluate(run_dir, data_dir, flip):
         )
     views = [(images, False), (images, True)][: 1 + flip]  # whether to mirror them
     if metrics["stage"] != "scratch":
-        check_frozen_blocks(model, run_dir)
+        check_frozen_layers(model, "vgg16", run_dir)
         # The first four blocks are frozen in every run, so all runs share their activations.
         store = FeatureStore(
             data_dir / "features",
@@ -133,7 +132,7 @@ def _evaluate(run_dir, data_dir, flip):
             precision=metrics["precision"],
         )
         views = [(store.features(images, "test", view, CUT), False) for view in range(1 + flip)]
-        _, model = models.split_base(model, CUT)
+        _, model = split_model(model, CUT)
     targets = encode_labels(labels, len(classes))
     probabilities, *mirrored = (_predict(model, targets, *view) for view in views)
     unscaled = apply_temperature(probabilities, 1 / metrics["temperature"])

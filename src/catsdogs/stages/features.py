@@ -27,12 +27,11 @@ from catsdogs.data.batches import image_view, read_rows
 from catsdogs.data.progress import Progress
 from catsdogs.files import sha256_of
 from catsdogs.locks import hold
-from catsdogs.models.networks import split_base
-from catsdogs.models.weights import VGG16_DIGEST
+from catsdogs.models.backbones import BACKBONES, split_model
 
 __all__ = ["CUT", "FeatureStore"]
 
-CUT = "block4_pool"  # the last layer before the block that fine-tuning trains
+CUT = BACKBONES["vgg16"].cut  # the last layer before the block that fine-tuning trains
 
 _BATCH_SIZE = 32  # at most: larger gains nothing on two cores and costs memory
 _BATCH_PIXELS = 2.5e6  # at most, so that large images take no more memory than middling ones
@@ -47,7 +46,7 @@ class FeatureStore:
 
     Args:
         folder: Where the files lie, `str` or `Path`.
-        conv_base: A model from `build_vgg16_base`, with the ImageNet weights.
+        conv_base: A model from `build_base`, with the ImageNet weights.
         dataset_digest: `Manifest.digest` of the pictures.
         precision: Name of the dtype policy that `conv_base` was built under.
         since: When the run began, seconds of `time.time()`, by default now. `reused` tells whether
@@ -61,7 +60,7 @@ class FeatureStore:
         self._last = conv_base.layers[-1].name
         self._image_size = conv_base.input.shape[1]
         # Once: what they are compiled to stays with them.
-        prefix, suffix = split_base(conv_base, CUT)
+        prefix, suffix = split_model(conv_base, CUT)
         # What passes the cut is float16, so that the result is the same whether it is stored there
         # or not.
         middle = keras.ops.cast(prefix.output, "float16")
@@ -78,7 +77,7 @@ class FeatureStore:
             "format": _FORMAT,
             "keras": keras.version(),
             "backend": keras.backend.backend(),
-            "weights": VGG16_DIGEST,
+            "weights": BACKBONES["vgg16"].weights_digest,
             "dataset": dataset_digest,
             "precision": precision,
         }

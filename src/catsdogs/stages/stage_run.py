@@ -26,9 +26,9 @@ from catsdogs.evaluation.history_plot import plot_history
 from catsdogs.evaluation.metrics import class_probabilities, evaluate_predictions
 from catsdogs.files import read_json, write_json
 from catsdogs.locks import hold
+from catsdogs.models.convnets import divide_logits
 from catsdogs.models.fused_norm import training_copy
 from catsdogs.models.model_file import save_model
-from catsdogs.models.networks import divide_logits
 from catsdogs.stages import checkpoint as run_state
 from catsdogs.stages import environment
 from catsdogs.stages import optimization as training

@@ -11,9 +11,8 @@ from catsdogs import config as presets
 from catsdogs.data.augment import crop_sizes
 from catsdogs.errors import InputError
 from catsdogs.locks import hold
-from catsdogs.models import networks as models
+from catsdogs.models import backbones, convnets
 from catsdogs.models.model_file import load_saved_model
-from catsdogs.models.weights import check_frozen_blocks
 from catsdogs.stages import run as runs
 from catsdogs.stages.features import CUT
 from catsdogs.stages.recipe import default_start, run_name
@@ -55,11 +54,11 @@ def train_scratch(config, data_dir=None, run_dir=None, *, resume=False, tensorbo
                 f"Received: {config.image_size}."
             )
         if config.architecture == "residual":
-            model = models.build_residual_convnet(config.dropout, len(stage.classes))
+            model = convnets.build_residual_convnet(config.dropout, len(stage.classes))
             sizes = crop_sizes(config.first_crop_size, config.crop_size, config.epochs)
         else:
             # Its dense layer fits one size only, so crops are enlarged to that of the images.
-            model = models.build_textbook_convnet(
+            model = convnets.build_textbook_convnet(
                 config.image_size, config.dropout, len(stage.classes)
             )
             sizes = None
@@ -86,15 +85,15 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
             return outcome
         config = stage.config
         # First, so that a wrong --weights is told before the minutes of decoding.
-        conv_base = models.build_vgg16_base(config.image_size, config.pooling, config.weights)
-        models.freeze(conv_base)
+        conv_base = backbones.build_base("vgg16", config.image_size, config.pooling, config.weights)
+        backbones.freeze(conv_base)
         train = stage.load("train", config.image_size)
         validation = stage.load("validation", config.image_size)
-        head = models.build_head(
+        head = backbones.build_head(
             conv_base.output.shape[1:], config.units, config.dropout,
             normalize=config.normalize, num_classes=len(stage.classes),
         )  # fmt: skip
-        classifier = models.build_vgg16_classifier(conv_base, head)
+        classifier = backbones.build_classifier(conv_base, head)
 
         if config.variant == "end_to_end":
             return stage.train_on_images(classifier, train, validation, augmentation="book")
@@ -139,7 +138,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
         keras.utils.set_random_seed(config.seed)  # the same whether the start was made now or found
         saved = load_saved_model(start)
         classifier, image_size = saved.model, saved.image_size
-        check_frozen_blocks(classifier, start)
+        backbones.check_frozen_layers(classifier, "vgg16", start)
         if saved.classes != stage.classes:
             raise InputError(
                 f"Expected --start to know {', '.join(stage.classes)}, received {start}, whose "
@@ -147,7 +146,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
                 "scripts/train_feature_extract.py."
             )
         keep_start(stage.run_dir, start)
-        models.unfreeze_block5(classifier)
+        backbones.unfreeze_after(classifier, CUT)
         train, validation = stage.load("train", image_size), stage.load("validation", image_size)
 
         if config.variant == "end_to_end":
@@ -158,7 +157,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
         num_views = config.views if config.variant == "augmented" else 1
         features = [store.features(images, "train", view, CUT) for view in range(num_views)]
         validation_features = store.features(validation_images, "validation", cut=CUT)
-        _, suffix = models.split_base(classifier, CUT)
+        _, suffix = backbones.split_model(classifier, CUT)
         return stage.train_on_features(
             suffix, classifier, (features, labels), (validation_features, validation_labels)
         )
