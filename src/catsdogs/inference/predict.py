@@ -17,7 +17,7 @@ from catsdogs.evaluation.metrics import class_probabilities
 __all__ = ["Prediction", "count_pictures", "list_pictures", "predict_images", "predict_pictures"]
 
 _BATCH = 16  # pictures: enough to keep two processors busy, and 20 MB at 320 pixels
-_MAX_NUMBERS = 2**30  # that a batch's feature maps may have in all: 4 GiB if all were kept
+_MAX_PIXELS = 3_300_000  # of a batch: for VGG16 4 GiB if all feature maps were kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,7 @@ def predict_images(saved, images, *, tta=False):
         A list of n lists of floats in [0, 1], one a class.
     """
     # Always whole batches: another shape would be compiled for anew.
-    fitting = _MAX_NUMBERS // max(1, saved.num_activations)
+    fitting = _MAX_PIXELS // saved.image_size**2
     size = 1 if len(images) == 1 else min(_BATCH, max(1, fitting))
     found = collections.deque()
     for start in range(0, len(images), size):
