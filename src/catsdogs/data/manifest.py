@@ -131,7 +131,7 @@ def load_manifest(data_dir):
             "Run python scripts/prepare_data.py first."
         )
     remedy = "Make it again: python scripts/prepare_data.py with the same flags and --overwrite."
-    content = read_json(path, remedy, _TABLE)
+    content = read_json(path, remedy=remedy)
     try:
         files = tuple(_file_from_entry(entry, content["classes"]) for entry in content["files"])
     except ValueError as error:

@@ -14,7 +14,7 @@ import zlib
 import keras
 import numpy as np
 
-from catsdogs.errors import InputError, say_briefly
+from catsdogs.errors import InputError, shorten
 from catsdogs.fields import CLASSES, check_fields, number, whole
 from catsdogs.files import atomic_path
 from catsdogs.models.model_check import check_archive, read_member
@@ -187,7 +187,7 @@ def _model_file(run_or_model):
 
 
 def _damaged(path, error):
-    reason = say_briefly(error) or type(error).__name__
+    reason = shorten(error) or type(error).__name__
     return InputError(
         f"Expected a whole Keras model at {path}, received a damaged one ({reason}). "
         "Train the run again."

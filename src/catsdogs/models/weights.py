@@ -10,7 +10,7 @@ import tempfile
 
 import numpy as np
 
-from catsdogs.errors import InputError, say_briefly
+from catsdogs.errors import InputError, shorten
 from catsdogs.network import download
 
 __all__ = [
@@ -269,7 +269,7 @@ def _verified(name, tensor, shape, path):
 
 
 def _unreadable(path, error):
-    reason = say_briefly(error)
+    reason = shorten(error)
     return InputError(
         f"Expected VGG16 weights in {path}, which cannot be read ({reason}). "
         "Replace that file, or pass another by --weights PATH."
