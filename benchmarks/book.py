@@ -9,7 +9,7 @@ import timeit
 import keras
 
 from catsdogs.data.manifest import load_manifest
-from catsdogs.models import networks as models
+from catsdogs.models import backbones
 
 __all__ = ["time_book"]
 
@@ -58,10 +58,10 @@ def time_book(stage, data_dir, image_size, steps):
         x = layers.Conv2D(256, 3, activation="relu")(x)
         x = layers.Dropout(0.5)(layers.Flatten()(x))
     else:
-        conv_base = models.build_vgg16_base(image_size)
-        models.freeze(conv_base)
+        conv_base = backbones.build_base("vgg16", image_size)
+        backbones.freeze(conv_base)
         if stage == "finetune":
-            models.unfreeze_block5(conv_base)
+            backbones.unfreeze_after(conv_base, "block4_pool")
         x = layers.Dense(256)(layers.Flatten()(conv_base(x)))
         x = layers.Dropout(0.5)(x)
     model = keras.Model(inputs, layers.Dense(1, activation="sigmoid")(x))

@@ -23,7 +23,7 @@ from catsdogs.data.augment import NUM_RANDOM, augment
 from catsdogs.data.batches import encode_labels, image_batches
 from catsdogs.data.images import decode_image, load_split
 from catsdogs.data.manifest import load_manifest
-from catsdogs.models import networks as models
+from catsdogs.models import backbones, convnets
 from catsdogs.models.fused_norm import training_copy
 from catsdogs.models.model_file import load_model
 from catsdogs.stages import optimization as training
@@ -58,7 +58,7 @@ def measure_base(image_size, turns, precision="auto"):
     """
     precision = training.choose_precision(precision)
     dtype = "bfloat16" if precision == "mixed_bfloat16" else "float32"
-    conv_base = models.build_vgg16_base(image_size, "average")
+    conv_base = backbones.build_base("vgg16", image_size, "average")
     shape = (4 * _BATCH, image_size, image_size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     gflop = count_flops(conv_base, image_size) / 1e9
@@ -165,7 +165,7 @@ def measure_training(data_dir, image_size, crop_size, mixup, batch_size, steps):
     images, labels = load_split(data_dir, manifest, "train", image_size)
     num_classes = len(manifest.classes)
     targets = encode_labels(labels, num_classes)
-    convnet = models.build_residual_convnet(num_classes=num_classes)
+    convnet = convnets.build_residual_convnet(num_classes=num_classes)
     model = training_copy(convnet)
     training.compile_classifier(model, training.build_optimizer("adamw", 1e-3, num_steps=steps))
     model.optimizer.build(model.trainable_variables)
@@ -212,10 +212,10 @@ def measure_fine_tuning(image_size, batch_size, steps):
         no layer below it needs; the share of these in what is possible.
     """
     training.choose_precision()
-    conv_base = models.build_vgg16_base(image_size, "average")
-    models.unfreeze_block5(conv_base)
-    head = models.build_head(conv_base.output.shape[1:])
-    _, suffix = models.split_base(models.build_vgg16_classifier(conv_base, head), CUT)
+    conv_base = backbones.build_base("vgg16", image_size, "average")
+    backbones.unfreeze_after(conv_base, CUT)
+    head = backbones.build_head(conv_base.output.shape[1:])
+    _, suffix = backbones.split_model(backbones.build_classifier(conv_base, head), CUT)
     training.compile_classifier(suffix, training.build_optimizer("adamw", 1e-5, num_steps=steps))
     suffix.optimizer.build(suffix.trainable_variables)
     activations = tf.nn.relu(tf.random.normal((batch_size, *suffix.input.shape[1:])))
