@@ -110,7 +110,8 @@ def _evaluate(run_dir, data_dir, tta):
         )
     model, inputs = saved.model, [(images, False), (images, True)][: 1 + tta]
     if metrics["backbone"]:
-        backbone = BACKBONES[metrics["backbone"]]
+        backbone = metrics["backbone"]
+        cut = BACKBONES[backbone].cut
         check_frozen_layers(model, backbone, run_dir)
         # The frozen layers are the same in every run, so all runs share their activations.
         store = FeatureStore(
@@ -120,10 +121,8 @@ def _evaluate(run_dir, data_dir, tta):
             dataset_digest=manifest.digest,
             precision=metrics["precision"],
         )
-        inputs = [
-            (store.features(images, "test", view, backbone.cut), False) for view in range(1 + tta)
-        ]
-        _, model = split_model(model, backbone.cut)
+        inputs = [(store.features(images, "test", view, cut), False) for view in range(1 + tta)]
+        _, model = split_model(model, cut)
     targets = encode_labels(labels, len(classes))
     probabilities, *flipped = (
         class_probabilities(

@@ -58,9 +58,9 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
         keras.utils.set_random_seed(config.seed)  # the same whether the head was made or found
         saved = load_saved_model(head_dir)
         classifier, image_size = saved.model, saved.image_size
-        backbone = BACKBONES[start["backbone"]]
-        check_frozen_layers(classifier, backbone, head_dir)
-        unfreeze_after(classifier, backbone.cut)
+        check_frozen_layers(classifier, config.backbone, head_dir)
+        cut = BACKBONES[config.backbone].cut
+        unfreeze_after(classifier, cut)
 
         # Data
         images, labels = run.load_split("train", image_size)
@@ -81,14 +81,12 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
             validation = evaluation_batches(validation_images, validation_targets)
         else:
             # The frozen layers run once on each view; the rest trains on stored activations.
-            store = run.feature_store(backbone, classifier)
-            _, suffix = split_model(classifier, backbone.cut)
+            store = run.feature_store(config.backbone, classifier)
+            _, suffix = split_model(classifier, cut)
             trained = training_copy(suffix)
             num_views = config.views if config.variant == "augmented" else 1
-            features = [
-                store.features(images, "train", view, backbone.cut) for view in range(num_views)
-            ]
-            validation_features = store.features(validation_images, "validation", cut=backbone.cut)
+            features = [store.features(images, "train", view, cut) for view in range(num_views)]
+            validation_features = store.features(validation_images, "validation", cut=cut)
             batches = feature_batches(features, targets, **order)
             validation = evaluation_batches(validation_features, validation_targets)
 
@@ -112,6 +110,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
             epochs=config.epochs,
             initial_epoch=run.epoch,
             steps_per_epoch=steps_per_epoch,
+            shuffle=False,  # the batches are shuffled already
             callbacks=run.callbacks,
             verbose=run.verbose,
         )
@@ -154,10 +153,11 @@ def _check_head(run, head_dir, made):
     """Refuses a head that cannot be started from; returns what `metrics.json` says about it."""
     _, metrics = load_run(head_dir)
     remedy = "Make one with scripts/train_feature_extract.py."
-    if metrics["stage"] != "feature_extract":
+    found = metrics["stage"], metrics["backbone"]
+    if found != ("feature_extract", run.config.backbone):
         raise InputError(
-            f"Expected --start to be a feature extraction, received {head_dir}, stage "
-            f"{metrics['stage']}. {remedy}"
+            f"Expected --start to be a feature extraction with {run.config.backbone}, received "
+            f"{head_dir}: {' '.join(filter(None, found))}. {remedy}"
         )
     if metrics["dataset_digest"] != run.manifest.digest:
         raise InputError(
@@ -170,7 +170,7 @@ def _check_head(run, head_dir, made):
             f"Received: {run.config.precision}."
         )
     if metrics["config"]["smoke"] and not run.config.smoke:
-        raise InputError(f"Expected a full run for --start, received {head_dir}, made with --smoke.")
+        raise InputError(f"Expected --start to be a full run, received {head_dir}, a smoke run.")
     run.precision = metrics["precision"]
 
     # A resumed run must continue from the head it was started from.
@@ -184,7 +184,6 @@ def _check_head(run, head_dir, made):
     return {
         "run": head_dir.name,
         "made": made,
-        "backbone": metrics["backbone"],
         "changes": changed_settings(metrics["config"], head_config(run.config)),
         "cold": metrics["cold"],
         "warm": metrics["warm"],

@@ -267,8 +267,7 @@ class Run:
         return self.dir, metrics
 
     def _timing(self, store, start):
-        """Whether the seconds include all there is to compute, or training on cached features only.
-        """
+        """Whether the seconds include all there is to compute, or training on cached features only."""
         cold = store is None or not store.reused
         warm = store is not None and not store.computed and not self.resumed
         if start:
@@ -326,7 +325,8 @@ def open_run(
             _write_environment(run_dir / "environment.json", checkpoint.epoch > 0)
         callbacks = [checkpoint, keras.callbacks.TerminateOnNaN()]
         if tensorboard:
-            callbacks.append(keras.callbacks.TensorBoard(run_dir / "tensorboard", write_graph=False))
+            log_dir = run_dir / "tensorboard"
+            callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
         keras.utils.set_random_seed(config.seed)
         precision = choose_precision(config.precision)
         kind = " (sketches, not photographs)" if manifest.is_sketches else ""
@@ -432,7 +432,7 @@ def validation_folder(run_dir):
     config = read_json(pathlib.Path(run_dir) / "config.json", RunConfig, remedy)
     folder = pathlib.Path(config["data_dir"]) / "validation"
     if not folder.is_dir():
-        raise InputError(f"Expected the run's validation pictures in {folder}, found none. {remedy}")
+        raise InputError(f"Expected validation pictures in {folder}, found none. {remedy}")
     return str(folder)
 
 
