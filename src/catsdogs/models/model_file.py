@@ -21,7 +21,7 @@ import h5py
 import keras
 import pydantic
 
-from catsdogs.errors import InputError, say_briefly
+from catsdogs.errors import InputError, describe_invalid, shorten
 from catsdogs.files import atomic_path
 
 __all__ = ["SavedModel", "load_model", "load_saved_model", "read_card", "save_model"]
@@ -161,12 +161,13 @@ def read_card(run_or_model):
     try:
         with zipfile.ZipFile(path) as archive:
             _check_size(archive, path)
-            card = pydantic.TypeAdapter(_Card).validate_json(archive.read(_CARD))
+            return _Card.model_validate_json(archive.read(_CARD)).model_dump()
+    except pydantic.ValidationError as error:
+        raise _unusable(path, f"{_CARD}: {' '.join(describe_invalid(error))}") from None
     except (MemoryError, PermissionError):
         raise
     except Exception as error:  # zipfile raises many kinds for a damaged file
         raise _unusable(path, f"{_CARD}: {error}") from None
-    return card.model_dump()
 
 
 def load_model(run_or_model):
@@ -259,5 +260,5 @@ def _model_file(run_or_model):
 def _unusable(path, reason):
     return InputError(
         f"Expected a model that this project saved at {path}, received one that cannot be used: "
-        f"{say_briefly(reason) or type(reason).__name__}. Train it again, or use another one."
+        f"{shorten(reason) or type(reason).__name__}. Train it again, or use another one."
     )

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from catsdogs.errors import InputError, say_briefly
+from catsdogs.errors import InputError, shorten
 from catsdogs.network import download
 
 __all__ = [
@@ -55,7 +55,7 @@ def load_vgg16_weights(path=None):
     try:
         tensors = _read_onnx(path) if path.suffix == ".onnx" else _read_h5(path)
     except Exception as error:  # h5py, onnx and protobuf raise many kinds for a damaged file
-        raise _wrong_file(path, f"cannot be read ({say_briefly(error)})") from None
+        raise _wrong_file(path, f"cannot be read ({shorten(error)})") from None
     if missing := [layer for layer in _LAYERS if layer not in tensors]:
         raise _wrong_file(path, f"has no {missing[0]}")
     weights = {layer: tensors[layer] for layer in _LAYERS}
