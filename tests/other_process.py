@@ -9,7 +9,7 @@ import sys
 import time
 
 from catsdogs.files import atomic_folder
-from catsdogs.locks import hold
+from catsdogs.files import lock
 
 CONTENT = bytes(range(256)) * 800  # of the archive that is downloaded
 

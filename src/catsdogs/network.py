@@ -11,8 +11,8 @@ import time
 import urllib.error
 import urllib.request
 
-from catsdogs.data.progress import Progress
-from catsdogs.locks import hold
+from catsdogs.console import Progress
+from catsdogs.files import lock
 
 __all__ = ["download", "why_unreachable"]
 
@@ -41,7 +41,7 @@ def download(url, path, *, size, digest, algorithm="sha256"):
     """
     path = pathlib.Path(path)
     try:
-        with hold(path.parent, wait=True):  # what another process fetches is not fetched twice
+        with lock(path.parent, wait=True):  # what another process fetches is not fetched twice
             return _download(url, path, size, digest, algorithm)
     except OSError as error:  # a folder in the way, no permission
         return _in_words(error)

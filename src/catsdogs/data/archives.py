@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 import zlib
 
-from catsdogs.errors import InputError, say_briefly
+from catsdogs.errors import InputError, shorten
 
 __all__ = ["files_in_archive"]
 
@@ -54,7 +54,7 @@ def files_in_archive(path, stack):
     except _ZIP_ERRORS as error:
         raise InputError(
             f"Expected a whole zip archive at {path}. Received: a truncated or other file "
-            f"({say_briefly(error)}). Download it again."
+            f"({shorten(error)}). Download it again."
         ) from None
     for entry in archive.infolist():
         parts = tuple(entry.filename.replace("\\", "/").split("/"))
@@ -87,4 +87,4 @@ def _read_entry(archive, entry):
             # Never -1: that unpacks everything and cuts it to the size in the entry afterwards.
             return file.read(entry.file_size + 1)
     except _ZIP_ERRORS as error:
-        raise InputError(f"cannot be read from the archive ({say_briefly(error)})") from None
+        raise InputError(f"cannot be read from the archive ({shorten(error)})") from None

@@ -15,9 +15,9 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
+from catsdogs.console import Progress
 from catsdogs.data.folders import MAX_PICTURE_BYTES
-from catsdogs.data.progress import Progress
-from catsdogs.errors import InputError, say_briefly
+from catsdogs.errors import InputError, shorten
 from catsdogs.files import atomic_path
 
 __all__ = ["FORMATS", "decode_image", "load_split", "map_pictures"]
@@ -183,7 +183,7 @@ def _decode(content, image_size):
     except Image.UnidentifiedImageError:
         raise InputError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture") from None
     except _DECODE_ERRORS as error:
-        reason = say_briefly(error) or type(error).__name__
+        reason = shorten(error) or type(error).__name__
         raise InputError(f"a broken picture ({reason})") from None
 
 

@@ -7,12 +7,12 @@ import hashlib
 
 import numpy as np
 
+from catsdogs.console import Progress
 from catsdogs.data.duplicates import group_look_alikes, look_of
 from catsdogs.data.folders import MAX_PICTURE_BYTES
 from catsdogs.data.images import decode_image, map_pictures
-from catsdogs.data.progress import Progress
 from catsdogs.data.sources import Candidate
-from catsdogs.errors import InputError, say_briefly
+from catsdogs.errors import InputError, shorten
 
 __all__ = ["Picture", "Selection", "select_pictures"]
 
@@ -118,7 +118,7 @@ def _examine(candidate):
         sha256 = hashlib.sha256(content).hexdigest()
         image = decode_image(content)
     except (InputError, OSError) as error:
-        return say_briefly(error), sha256, size, look
+        return shorten(error), sha256, size, look
     size = image.shape[1::-1]
     if min(size) < _MIN_SIDE:
         return f"tiny, {size[0]}x{size[1]} pixels", sha256, size, look
@@ -171,6 +171,6 @@ def _too_few(candidates, per_class, missing, dropped):
     return InputError(
         f"Expected {wanted:,} usable pictures of each class "
         f"({', '.join(f'{number:,} {split}' for split, number in per_class.items())}). "
-        f"Received: {say_briefly(usable, 500)}; {len(dropped):,} dropped{example}. "
+        f"Received: {shorten(usable, 500)}; {len(dropped):,} dropped{example}. "
         "Give more pictures, or ask for fewer with --train, --validation and --test."
     )

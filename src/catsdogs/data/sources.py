@@ -12,7 +12,7 @@ from collections.abc import Callable
 from catsdogs.data.archives import files_in_archive
 from catsdogs.data.download import MICROSOFT_SHA256, download_archive
 from catsdogs.data.folders import MAX_PICTURE_BYTES, files_in_folder, is_passed_over
-from catsdogs.errors import InputError, say_briefly
+from catsdogs.errors import InputError, shorten
 from catsdogs.files import sha256_of
 
 __all__ = [
@@ -41,7 +41,7 @@ class Source:
 
     name: str
     """Name of the data set: `dogs-vs-cats`, `sketches`, or that of the folder or archive."""
-    is_drawing: bool
+    is_sketches: bool
     fingerprint: str
     """SHA-256 that stands for the source's content, known before any of it is drawn or fetched."""
     num_classes: int
@@ -183,7 +183,7 @@ def _sort_into_classes(files, path):
     if len(classes) < len(folders):
         raise InputError(
             f"Expected the class folders in {path} to differ in more than capital letters, "
-            f"received {say_briefly(', '.join(sorted(folders)), 500)}. Rename or merge them."
+            f"received {shorten(', '.join(sorted(folders)), 500)}. Rename or merge them."
         )
     for parts, num_bytes, read in kept:
         label = _plain_name(parts[0].lower())
@@ -202,7 +202,7 @@ def _sort_into_classes(files, path):
         classes[label][name] = Candidate(name, num_bytes, read)
     if len(classes) < 2 or not all(classes.values()):
         counts = ", ".join(f"{label} {len(names)}" for label, names in classes.items())
-        counts = say_briefly(counts, 500) or f"none, and {len(kept)} files in one folder"
+        counts = shorten(counts, 500) or f"none, and {len(kept)} files in one folder"
         raise InputError(
             f"Expected two or more folders in {path}, one a class, pictures in each, or Kaggle's "
             f"files such as cat.0.jpg. Received (folder and number of files): {counts}."

@@ -5,12 +5,11 @@ import hashlib
 import os
 import pathlib
 
+from catsdogs.console import Progress
 from catsdogs.data.manifest import CONTENT, FORMAT, SPLITS, load_manifest
-from catsdogs.data.progress import Progress
 from catsdogs.data.selection import select_pictures
 from catsdogs.errors import InputError
-from catsdogs.files import atomic_folder, sha256_of, write_json
-from catsdogs.locks import PART, hold
+from catsdogs.files import PART, atomic_folder, lock, sha256_of, write_json
 
 __all__ = ["prepare"]
 
@@ -55,7 +54,7 @@ def prepare(source, data_dir, *, train=2000, validation=1000, test=1000, overwri
     found = _find_prepared(source, data_dir, sizes, overwrite)
     if found is not None:
         return found
-    with hold(data_dir):
+    with lock(data_dir):
         # Once more: another process may have prepared it in the meantime.
         found = _find_prepared(source, data_dir, sizes, overwrite)
         if found is None:
@@ -118,7 +117,7 @@ def _prepare(source, data_dir, sizes):
         content = {
             "format": FORMAT,
             "dataset": source.name,
-            "kind": "drawings" if source.is_drawing else "photographs",
+            "kind": "drawings" if source.is_sketches else "photographs",
             "classes": list(candidates),
             "splits": sizes,
             "source": source.fingerprint,
