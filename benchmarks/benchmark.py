@@ -8,6 +8,7 @@ Examples:
     python benchmarks/benchmark.py --quick       does it run? small images, few steps: minutes
 """
 
+import dataclasses
 import functools
 import json
 import math
@@ -24,7 +25,6 @@ import timeit
 import keras
 import numpy as np
 import tensorflow as tf
-import tyro
 from growth import run_alone
 from textbook import EPOCHS, time_textbook
 
@@ -36,11 +36,25 @@ from catsdogs.data.images import load_split
 from catsdogs.data.manifest import find_data_dir, load_manifest
 from catsdogs.files import read_json, write_json
 from catsdogs.inference.predict import predict_pictures
-from catsdogs.models import networks
+from catsdogs.models.backbones import (
+    BACKBONES,
+    build_base,
+    build_classifier,
+    build_head,
+    split_model,
+    unfreeze_after,
+)
+from catsdogs.models.convnets import build_residual_convnet
 from catsdogs.models.fused_norm import training_copy
 from catsdogs.models.model_file import load_saved_model
-from catsdogs.stages import environment, optimization
-from catsdogs.stages.features import CUT, FeatureStore
+from catsdogs.stages.features import FeatureStore
+from catsdogs.stages.optimization import (
+    build_loss,
+    build_metrics,
+    build_optimizer,
+    choose_precision,
+)
+from catsdogs.stages.run import describe_environment
 
 __all__ = [
     "count_flops",
@@ -53,7 +67,7 @@ __all__ = [
     "run_benchmark",
 ]
 
-_BATCH_SIZE = 32
+_BACKBONE, _BATCH_SIZE = "vgg16", 32
 _SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 
 
@@ -81,7 +95,7 @@ def run_benchmark(data_dir, quick=False):
             "quick": quick,
             "dataset": manifest.dataset,
             "images": manifest.sizes,
-            "environment": environment.describe_environment(),
+            "environment": describe_environment(),
             "load_average": round(os.getloadavg()[0], 2),  # above 0.5: do not trust the figures
         }
         found["base"] = [
@@ -189,9 +203,9 @@ def measure_base(image_size, precision, turns):
         extraction from uint8 images to stored features; `utilisation`, the latter as a fraction of
         what the machine can do.
     """
-    precision = optimization.choose_precision(precision)
+    precision = choose_precision(precision)
     dtype = "bfloat16" if precision == "mixed_bfloat16" else "float32"
-    conv_base = networks.build_vgg16_base(image_size, "average")
+    conv_base = build_base(_BACKBONE, image_size, "average")
     shape = (4 * _BATCH_SIZE, image_size, image_size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     gflop = count_flops(conv_base, image_size) / 1e9
@@ -208,7 +222,9 @@ def measure_base(image_size, precision, turns):
 
     rates = []  # images/s: of the convolutions, of extraction, possible
     with tempfile.TemporaryDirectory() as folder:
-        store = FeatureStore(folder, conv_base, dataset_digest="noise", precision=precision)
+        store = FeatureStore(
+            folder, _BACKBONE, conv_base, dataset_digest="noise", precision=precision
+        )
         for turn in range(1 + turns):
             extract = functools.partial(store.features, images, f"turn {turn}", keep_cut=True)
             seconds = _seconds(convolve_all), _seconds(extract)
@@ -258,7 +274,7 @@ def measure_augmentation(image_size, num_images):
 
     def fused(number):
         random = tf.random.stateless_uniform((_BATCH_SIZE, NUM_RANDOM), (0, number))
-        return augment(images, random, "book", image_size)
+        return augment(images, random, "basic", image_size)
 
     def milliseconds(function):
         num_batches = num_images // _BATCH_SIZE
@@ -289,16 +305,14 @@ def measure_training(data_dir, image_size, crop_size, mixup, batch_size, steps):
         seconds over wall seconds, GFLOP/s (three times the forward pass) and their fraction of
         what the machine can do.
     """
-    optimization.choose_precision()
+    choose_precision()
     possible = _possible_gflops()
     manifest = load_manifest(data_dir)
     images, labels = load_split(data_dir, manifest, "train", image_size)
     num_classes = len(manifest.classes)
-    convnet = networks.build_residual_convnet(num_classes=num_classes)
+    convnet = build_residual_convnet(num_classes=num_classes)
     model = training_copy(convnet)
-    optimizer = optimization.build_optimizer("adamw", 1e-3, num_steps=steps)
-    optimization.compile_classifier(model, optimizer)
-    optimizer.build(model.trainable_variables)
+    _compile(model, num_classes, steps)
     epochs = math.ceil((steps + 5) / (len(labels) // batch_size))
     batches = image_batches(
         images, encode_labels(labels, num_classes), batch_size=batch_size, epochs=epochs, seed=0,
@@ -341,14 +355,13 @@ def measure_fine_tuning(image_size, batch_size, steps):
         A dictionary: images/s, GFLOP/s (three times the forward pass, less the gradient that no
         layer below needs) and their fraction of what the machine can do.
     """
-    optimization.choose_precision()
-    conv_base = networks.build_vgg16_base(image_size, "average")
-    networks.unfreeze_block5(conv_base)
-    head = networks.build_head(conv_base.output.shape[1:])
-    _, suffix = networks.split_base(networks.build_vgg16_classifier(conv_base, head), CUT)
-    optimizer = optimization.build_optimizer("adamw", 1e-5, num_steps=steps)
-    optimization.compile_classifier(suffix, optimizer)
-    optimizer.build(suffix.trainable_variables)
+    choose_precision()
+    conv_base = build_base(_BACKBONE, image_size, "average")
+    cut = BACKBONES[_BACKBONE].cut
+    unfreeze_after(conv_base, cut)
+    classifier = build_classifier(conv_base, build_head(conv_base.output.shape[1:]))
+    _, suffix = split_model(classifier, cut)
+    _compile(suffix, 2, steps)
     activations = tf.nn.relu(tf.random.normal((batch_size, *suffix.input.shape[1:])))
     labels = tf.cast(tf.range(batch_size)[:, None] % 2, tf.float32)
     step = tf.function(lambda *batch: suffix.train_step(batch))
@@ -408,6 +421,12 @@ def count_flops(model, image_size):
     return sum(map(_flops, convolutions, shapes))
 
 
+def _compile(model, num_classes, steps):
+    optimizer = build_optimizer("adamw", 1e-5, num_steps=steps)
+    model.compile(optimizer, build_loss(num_classes), metrics=build_metrics(num_classes))
+    optimizer.build(model.trainable_variables)
+
+
 def _convolutions(model):
     return [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
 
@@ -442,22 +461,24 @@ def _convolve(x, kernel, bias):
     return tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
 
 
-def main(
-    quick: bool = False,
-    data_dir: str | None = None,
-    output: pathlib.Path = pathlib.Path("runs/benchmark.json"),
-):
-    """Runs the benchmark.
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    quick: bool = False
+    """Small images and few steps, to see that it works; the figures mean nothing."""
+    data_dir: str | None = None
+    """Prepared data set; by default the photographs if there are any, else the sketches."""
+    output: str = "runs/benchmark.json"
+    """JSON file to write."""
 
-    Args:
-        quick: Small images and few steps, to see that it works; the figures mean nothing.
-        data_dir: Prepared data set; by default the photographs if there are any, else the sketches.
-        output: JSON file to write.
-    """
-    found = run_benchmark(find_data_dir(data_dir), quick)
-    write_json(output, found)
-    print(json.dumps(found, indent=2, ensure_ascii=False), f"Written: {output}", sep="\n")
+
+@cli.command
+def benchmark():
+    arguments = cli.parse(Arguments, __doc__)
+    found = run_benchmark(find_data_dir(arguments.data_dir), arguments.quick)
+    write_json(arguments.output, found)
+    print(json.dumps(found, indent=2, ensure_ascii=False))
+    print(f"Written: {arguments.output}")
 
 
 if __name__ == "__main__":
-    cli.run(lambda: tyro.cli(main, description=__doc__))
+    benchmark()

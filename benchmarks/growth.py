@@ -13,8 +13,6 @@ import pathlib
 import tempfile
 import time
 
-import tyro
-
 from catsdogs import cli
 from catsdogs.config import FEATURE_EXTRACT, SCRATCH
 from catsdogs.data.images import load_split
@@ -23,7 +21,6 @@ from catsdogs.data.sketch_files import write_sketches
 from catsdogs.data.sources import open_source
 from catsdogs.data.splits import prepare
 from catsdogs.files import write_json
-from catsdogs.stages import environment
 
 __all__ = ["STEPS", "measure_growth", "run_alone"]
 
@@ -47,7 +44,7 @@ def measure_growth(numbers):
         A JSON-ready dictionary: `environment`, and `rows`, each with `num_images` and, for every
         step, `seconds` and `peak_rss_mb`.
     """
-    found = {"environment": environment.describe_environment(), "rows": []}
+    found = {"environment": run_alone(_describe_environment), "rows": []}
     with tempfile.TemporaryDirectory() as folder:
         pictures = pathlib.Path(folder) / "pictures"
         # Some more than needed, since a few are near-duplicates.
@@ -81,36 +78,45 @@ def _run_step(step, pictures, folder):
         for split in ("train", "validation"):
             load_split(data_dir, load_manifest(data_dir), split, _SIZE)
     else:
-        # Here, so that the steps above are measured without TensorFlow.
-        stages = cli.load_quietly("catsdogs.stages.training_stages")
+        with cli.quiet_tensorflow():  # here: the steps above are measured without TensorFlow
+            from catsdogs.stages.feature_extract import train_feature_extract
+            from catsdogs.stages.scratch import train_scratch
         if step == "convnet":
-            config, train = SCRATCH["best"], stages.train_scratch
+            config, train = SCRATCH["best"], train_scratch
             config = dataclasses.replace(config, image_size=_SIZE, crop_size=56, epochs=1)
         else:  # the first run extracts and hardly trains, the second finds the features cached
-            config, train = FEATURE_EXTRACT["best"], stages.train_feature_extract
+            config, train = FEATURE_EXTRACT["best"], train_feature_extract
             epochs = 1 if step == "extract" else config.epochs
             config = dataclasses.replace(config, image_size=_SIZE, epochs=epochs)
         train(config, data_dir, folder / step)
-    return environment.peak_memory_mb()
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
 
-def main(
-    numbers: tuple[int, ...] = (1000, 2000, 4000, 8000, 25_000),
-    output: pathlib.Path = pathlib.Path("runs/growth.json"),
-):
-    """Measures growth.
+def _describe_environment():
+    with cli.quiet_tensorflow():
+        from catsdogs.stages.run import describe_environment
+    return describe_environment()
 
-    Args:
-        numbers: Numbers of images: half to train on, a quarter each to validate and test.
-        output: JSON file to write.
-    """
-    found = measure_growth(numbers)
-    write_json(output, found)
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    numbers: tuple[int, ...] = (1000, 2000, 4000, 8000, 25_000)
+    """Numbers of images: half to train on, a quarter each to validate and test."""
+    output: str = "runs/growth.json"
+    """JSON file to write."""
+
+
+@cli.command
+def growth():
+    arguments = cli.parse(Arguments, __doc__)
+    found = measure_growth(arguments.numbers)
+    write_json(arguments.output, found)
     for row in found["rows"]:
         cells = (f"{row[s]['seconds']:8.1f} s {row[s]['peak_rss_mb']:5} MB {s}" for s in STEPS)
         print(f"\n{row['num_images']:,} images", *cells, sep="\n")
-    print(f"\nWritten: {output}")
+    print(f"\nWritten: {arguments.output}")
 
 
 if __name__ == "__main__":
-    cli.run(lambda: tyro.cli(main, description=__doc__))
+    growth()

@@ -21,7 +21,7 @@ from catsdogs import cli
 from catsdogs.data.manifest import find_data_dir, load_manifest
 from catsdogs.evaluation.figures import save_figure
 from catsdogs.evaluation.history_plot import plot_history
-from catsdogs.stages.run import load_run, read_history
+from catsdogs.files import read_history, read_json
 
 __all__ = ["FULL", "SMALL", "SWEEP", "Step", "climb", "print_runs"]
 
@@ -57,7 +57,7 @@ SMALL = (
         "train_scratch", "scratch-none",
         (*_QUICK, "--augmentation", "none", "--dropout", "0", "--epochs", "8"),
     ),
-    Step("train_scratch", "scratch-book", (*_QUICK, "--augmentation", "book", "--epochs", "14")),
+    Step("train_scratch", "scratch-basic", (*_QUICK, "--augmentation", "basic", "--epochs", "14")),
     Step("train_feature_extract", "feature_extract", ("--image-size", "128", "--epochs", "15")),
     Step("finetune", "finetune", ("--variant", "cached", "--epochs", "2"), "feature_extract"),
 )  # fmt: skip
@@ -135,8 +135,8 @@ def climb(steps, data_dir, root, evaluate=True):
         start = ("--start", run_dir.with_name(step.start)) if step.start else ()
         places = ("--data-dir", data_dir, "--run-dir", run_dir, "--resume")
         _run(step.script, *step.flags, *start, *places)
-        if evaluate and "test" not in load_run(run_dir)[1]:
-            _run("evaluate", "--flip", run_dir)
+        if evaluate and "test" not in read_json(run_dir / "metrics.json"):
+            _run("evaluate", "--tta", run_dir)
     return run_dirs
 
 
@@ -144,14 +144,14 @@ def print_runs(run_dirs, split):
     """Prints a table of runs as measured on a split, and writes their curves to `history.png`."""
     print(f"\n{'run':<36}{split:>10}{'95 % interval':>18}{'loss':>8}{'minutes':>9}")
     for run_dir in run_dirs:
-        _, metrics = load_run(run_dir)
+        metrics = read_json(run_dir / "metrics.json")
         measured = metrics[split]
         low, high = measured["accuracy_interval95"]
         print(
             f"{run_dir.name:<36}{measured['accuracy']:>10.1%}{f'{low:.1%} to {high:.1%}':>18}"
             f"{measured['loss']:>8.3f}{metrics['wall_seconds'] / 60:>9.1f}"
         )
-    if metrics["drawings"]:
+    if metrics["sketches"]:
         print("\nThese figures are for sketches drawn by this program, not for photographs.")
     path = run_dirs[0].with_name("history.png")
     save_figure(plot_history({run_dir.name: read_history(run_dir) for run_dir in run_dirs}), path)
@@ -167,21 +167,22 @@ def _run(script, *flags):
         sys.exit(finished.returncode)
 
 
-def main(
-    steps: tyro.conf.Positional[Literal["small", "full", "sweep"]],
-    data_dir: str | None = None,
-    runs_dir: pathlib.Path | None = None,
-):
-    """Runs the ladder.
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    steps: tyro.conf.Positional[Literal["small", "full", "sweep"]]
+    """Which steps to run."""
+    data_dir: str | None = None
+    """Prepared data set; by default the photographs if there are any, else the sketches."""
+    runs_dir: str | None = None
+    """Folder for the runs; by default runs/DATASET, runs/DATASET-small or runs/DATASET-sweep."""
 
-    Args:
-        steps: Which steps to run.
-        data_dir: Prepared data set; by default the photographs if there are any, else the sketches.
-        runs_dir: Folder for the runs; by default runs/DATASET, runs/DATASET-small or -sweep.
-    """
-    data_dir = find_data_dir(data_dir)
+
+@cli.command
+def ladder():
+    arguments = cli.parse(Arguments, __doc__)
+    data_dir, steps = find_data_dir(arguments.data_dir), arguments.steps
     suffix = "" if steps == "full" else f"-{steps}"
-    root = runs_dir or pathlib.Path("runs", load_manifest(data_dir).dataset + suffix)
+    root = arguments.runs_dir or f"runs/{load_manifest(data_dir).dataset}{suffix}"
     evaluate = steps != "sweep"
     chosen = {"small": SMALL, "full": FULL, "sweep": SWEEP}[steps]
     run_dirs = climb(chosen, data_dir, root, evaluate)
@@ -189,4 +190,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli.run(lambda: tyro.cli(main, description=__doc__))
+    ladder()

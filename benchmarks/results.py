@@ -10,6 +10,7 @@ Examples:
     python benchmarks/results.py                         update tables and figures
 """
 
+import dataclasses
 import pathlib
 import shutil
 import statistics
@@ -22,8 +23,6 @@ from catsdogs import config as presets
 from catsdogs.evaluation.figures import save_figure
 from catsdogs.evaluation.significance import summarize_seeds
 from catsdogs.files import atomic_path, read_json
-from catsdogs.stages.recipe import changes
-from catsdogs.stages.run import load_run
 
 __all__ = ["add_runs", "full_table", "replace_table", "short_table", "summarize", "update"]
 
@@ -44,7 +43,7 @@ _VARIANTS = {
 }
 # Settings that are no part of the recipe, or are shown elsewhere in its row.
 _NOT_SETTINGS = {
-    "preset", "variant", "augmentation", "image_size", "crop_size", "seed", "smoke", "backbone",
+    "preset", "variant", "augmentation", "image_size", "crop_size", "seed", "smoke",
 }  # fmt: skip
 # The rows of the README, by the names of their runs.
 _SHORT = (
@@ -58,7 +57,7 @@ _BEGIN, _END = "<!-- results: begin -->", "<!-- results: end -->"
 def add_runs(run_dirs, results_dir):
     """Copies the evidence of evaluated runs to `results_dir/DATASET/RUN/`."""
     for run_dir in map(pathlib.Path, run_dirs):
-        _, metrics = load_run(run_dir)
+        metrics = read_json(run_dir / "metrics.json")
         if "test" not in metrics:
             print(f"Left out, not evaluated: {run_dir}")
             continue
@@ -164,9 +163,10 @@ def _label(metrics):
     label = _VARIANTS[metrics["variant"]]
     if metrics["preset"] != "best":
         label += f" ({metrics['preset']})"
-    changed = changes(metrics["config"], _PRESETS[metrics["stage"]][metrics["preset"]])
+    preset = _PRESETS[metrics["stage"]][metrics["preset"]]
+    changed = presets.changed_settings(metrics["config"], preset)
     settings = {name: changed[name] for name in changed if name not in _NOT_SETTINGS}
-    of_head = metrics["start_changes"]
+    of_head = metrics["start"]["changes"] if "start" in metrics else {}
     settings |= {f"head {k}": of_head[k] for k in of_head if k not in ("seed", "precision")}
     return label + "".join(f", {k.replace('_', ' ')} {v}" for k, v in settings.items())
 
@@ -225,15 +225,17 @@ def _memory(row):
     return f"{row['peak_rss_mb'] / 1024:.1f} GiB"
 
 
-def main(runs: tyro.conf.Positional[tuple[pathlib.Path, ...]] = ()):
-    """Updates the results.
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Folders of evaluated runs to add."""
 
-    Args:
-        runs: Folders of evaluated runs to add.
-    """
-    add_runs(runs, _ROOT / "results")
+
+@cli.command
+def results():
+    add_runs(cli.parse(Arguments, __doc__).runs, _ROOT / "results")
     update()
 
 
 if __name__ == "__main__":
-    cli.run(lambda: tyro.cli(main, description=__doc__))
+    results()

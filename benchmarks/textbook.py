@@ -15,7 +15,7 @@ import keras
 from keras import layers
 
 from catsdogs.data.manifest import load_manifest
-from catsdogs.models import networks
+from catsdogs.models.backbones import BACKBONES, build_base, freeze, unfreeze_after
 
 __all__ = ["EPOCHS", "time_textbook"]
 
@@ -85,10 +85,10 @@ def _build_model(stage, image_size):
         x = layers.Conv2D(256, 3, activation="relu")(x)
         x = layers.Flatten()(x)
     else:
-        conv_base = networks.build_vgg16_base(image_size)
-        networks.freeze(conv_base)
+        conv_base = build_base("vgg16", image_size)
+        freeze(conv_base)
         if stage == "finetune":
-            networks.unfreeze_block5(conv_base)
+            unfreeze_after(conv_base, BACKBONES["vgg16"].cut)
         x = layers.Flatten()(conv_base(x))
         x = layers.Dense(256)(x)
     x = layers.Dropout(0.5)(x)

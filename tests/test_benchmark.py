@@ -5,7 +5,7 @@ import growth
 import keras
 import pytest
 
-from catsdogs.models import networks
+from catsdogs.models.convnets import build_textbook_convnet
 
 
 def test_flops_of_a_convnet_counted_by_hand():
@@ -13,7 +13,7 @@ def test_flops_of_a_convnet_counted_by_hand():
     x = keras.layers.Conv2D(4, 3, padding="valid")(inputs)  # 6 x 6 x 4 outputs of 27 products
     x = keras.layers.Conv2D(2, 1, strides=2)(x)  # 3 x 3 x 2 outputs of 4
     assert benchmark.count_flops(keras.Model(inputs, x), 8) == 2 * (36 * 4 * 27 + 9 * 2 * 4)
-    assert benchmark.count_flops(networks.build_textbook_convnet(150), 150) > 2e8
+    assert benchmark.count_flops(build_textbook_convnet(150), 150) > 2e8
 
 
 @pytest.mark.slow

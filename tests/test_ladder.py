@@ -29,8 +29,6 @@ def commands(monkeypatch):
         if "--run-dir" in flags:
             run_dir, metrics = pathlib.Path(flags[flags.index("--run-dir") + 1]), METRICS
             run_dir.mkdir(parents=True, exist_ok=True)
-            settings = {"stage": "scratch", "data_dir": "data", "smoke": False}
-            (run_dir / "config.json").write_text(json.dumps(settings))
         else:
             run_dir, metrics = pathlib.Path(flags[-1]), {**METRICS, "test": MEASURED}
         if not (run_dir / "metrics.json").exists() or "test" in metrics:
@@ -63,9 +61,10 @@ def test_a_failed_step_ends_the_ladder_with_its_exit_code(tmp_path):
 
 
 @pytest.mark.parametrize("steps", [ladder.SMALL, ladder.FULL, ladder.SWEEP])
-def test_the_scripts_know_every_flag_and_no_run_starts_from_a_later_one(steps):
+def test_the_scripts_know_every_flag_and_no_run_starts_from_a_later_one(steps, monkeypatch):
     seen = set()
     for step in steps:
-        cli.parse_stage(PRESETS[step.script], "", step.flags)
+        monkeypatch.setattr("sys.argv", [step.script, *step.flags])
+        cli.parse_training(PRESETS[step.script], "")
         assert step.name not in seen and (step.start is None or step.start in seen)
         seen.add(step.name)

@@ -10,7 +10,10 @@ from conftest import MEASURED, METRICS, ROOT
 import results
 from catsdogs import config
 from catsdogs.evaluation.significance import wilson_interval
+from catsdogs.files import read_history, read_json
+from catsdogs.stages.run import Metrics
 
+EVIDENCE = sorted((ROOT / "results").glob("*/*/metrics.json"))
 PRESETS = {
     "scratch": config.SCRATCH,
     "feature_extract": config.FEATURE_EXTRACT,
@@ -20,7 +23,7 @@ PRESETS = {
 
 def write_metrics(
     folder, accuracy, *, stage="scratch", preset="best", seed=0, cold=True, seconds=60.0,
-    start_changes=None, **changes,
+    head_changes=None, **changes,
 ):  # fmt: skip
     """Writes one run's metrics as `scripts/evaluate.py` leaves them."""
     settings = {**vars(PRESETS[stage][preset]), "seed": seed, **changes}
@@ -36,8 +39,9 @@ def write_metrics(
         "cold": cold,
         "warm": not cold,
         "wall_seconds": seconds,
-        "start_changes": start_changes or {},
     }
+    if stage == "finetune":
+        metrics["start"] = {"changes": head_changes or {}}
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
@@ -62,7 +66,7 @@ def test_seeds_of_one_recipe_are_one_row(tmp_path):
 
 def test_recipes_are_kept_apart_and_in_order(tmp_path):
     write_metrics(tmp_path / "a", 0.99, stage="finetune")
-    write_metrics(tmp_path / "b", 0.97, stage="finetune", seed=1, start_changes={"epochs": 2})
+    write_metrics(tmp_path / "b", 0.97, stage="finetune", seed=1, head_changes={"epochs": 2})
     write_metrics(tmp_path / "c", 0.92)
     write_metrics(tmp_path / "d", 0.93, seed=1, epochs=50)
     write_metrics(tmp_path / "e", 0.83, preset="record")
@@ -79,8 +83,6 @@ def test_only_evaluated_runs_are_added(tmp_path, capsys):
     for name, metrics in (("seen", {**METRICS, "test": MEASURED}), ("unseen", METRICS)):
         run_dir = tmp_path / name
         run_dir.mkdir()
-        settings = {"stage": "scratch", "data_dir": "x", "smoke": False}
-        (run_dir / "config.json").write_text(json.dumps(settings))
         (run_dir / "metrics.json").write_text(json.dumps(metrics))
         (run_dir / "history.csv").write_text("epoch,loss\n1,0.5\n")
         (run_dir / "curves.png").write_bytes(b"png")
@@ -88,6 +90,13 @@ def test_only_evaluated_runs_are_added(tmp_path, capsys):
     assert capsys.readouterr().out == f"Left out, not evaluated: {tmp_path / 'unseen'}\n"
     (added,) = (tmp_path / "results" / "tiny").iterdir()
     assert {path.name for path in added.iterdir()} == {"metrics.json", "history.csv", "curves.png"}
+
+
+@pytest.mark.parametrize("path", EVIDENCE, ids=lambda path: path.parent.name)
+def test_evidence_is_read_like_any_run(path):
+    read_json(path, Metrics)
+    history = read_history(path.parent)
+    assert len(history["val_loss"]) == read_json(path)["config"]["epochs"]
 
 
 def test_committed_tables_agree_with_the_evidence(tmp_path):
