@@ -21,12 +21,12 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 import keras
 import numpy as np
 from pydantic import ConfigDict, Field, FiniteFloat, with_config
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from catsdogs.config import run_name, shrink
 from catsdogs.data.images import load_split
@@ -268,7 +268,7 @@ class Run:
         return self.dir, metrics
 
     def _timing(self, store, start):
-        """Whether the seconds include all there is to compute, or training on cached features only."""
+        """Whether all there is to compute was computed, or only the training on features."""
         cold = store is None or not store.reused
         warm = store is not None and not store.computed and not self.resumed
         if start:
