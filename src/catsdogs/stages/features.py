@@ -189,6 +189,9 @@ class ShardedArray:
     def __len__(self):
         return self.shape[0]
 
+    def __array__(self, dtype=None, copy=None):
+        return self[:]
+
     def __getitem__(self, rows):
         """A copy of some rows.
 

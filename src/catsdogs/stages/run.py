@@ -21,11 +21,12 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal
 
 import keras
 import numpy as np
 from pydantic import ConfigDict, Field, FiniteFloat, with_config
+from typing_extensions import NotRequired, TypedDict
 
 from catsdogs.config import run_name, shrink
 from catsdogs.data.images import load_split
