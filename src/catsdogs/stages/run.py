@@ -331,7 +331,7 @@ def open_run(
         keras.utils.set_random_seed(config.seed)
         precision = choose_precision(config.precision)
         kind = " (sketches, not photographs)" if manifest.is_sketches else ""
-        print(f"{manifest.dataset}{kind}, {precision}. Curves: {run_dir}/curves.png", flush=True)
+        print(f"{manifest.dataset}{kind}, {precision}. Curves: {run_dir}/curves.png")
         try:
             yield Run(
                 stage, variant, config, run_dir, data_dir, manifest, precision, callbacks,
