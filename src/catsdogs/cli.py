@@ -51,6 +51,7 @@ def command(main):
     @functools.wraps(main)
     def run():
         name = main.__name__
+        sys.stdout.reconfigure(line_buffering=True)  # in a log, too, one sees how far it is
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` is like Ctrl-C
         try:
             code = main() or 0

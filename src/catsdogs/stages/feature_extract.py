@@ -53,7 +53,7 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
         targets = encode_labels(labels, run.num_classes)
         validation_targets = encode_labels(validation_labels, run.num_classes)
         steps_per_epoch = math.ceil(len(images) / config.batch_size)
-        order = {
+        batching = {
             "batch_size": config.batch_size,
             "epochs": config.epochs,
             "seed": config.seed,
@@ -62,7 +62,7 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
         if config.variant == "end_to_end":
             # The base runs in every epoch, on images that are augmented differently each time.
             store, trained = None, training_copy(classifier)
-            batches = image_batches(images, targets, augmentation="basic", **order)
+            batches = image_batches(images, targets, augmentation="basic", **batching)
             validation = evaluation_batches(validation_images, validation_targets)
         else:
             # The base runs once on each view of an image, and the head trains on what is stored.
@@ -77,7 +77,7 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
             validation_features = store.features(
                 validation_images, "validation", keep_cut=not config.pooled_only
             )
-            batches = feature_batches(features, targets, **order)
+            batches = feature_batches(features, targets, **batching)
             validation = evaluation_batches(validation_features, validation_targets)
 
         # Compile

@@ -54,7 +54,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
         # Model: the classifier of the feature extraction, its last block trainable again.
         head_dir, made = (pathlib.Path(config.start), False) if config.start else _find_head(run)
         start = _check_head(run, head_dir, made)
-        print(f"Starting from {head_dir}", flush=True)
+        print(f"Starting from {head_dir}")
         keras.utils.set_random_seed(config.seed)  # the same whether the head was made or found
         saved = load_saved_model(head_dir)
         classifier, image_size = saved.model, saved.image_size
@@ -68,7 +68,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
         targets = encode_labels(labels, run.num_classes)
         validation_targets = encode_labels(validation_labels, run.num_classes)
         steps_per_epoch = math.ceil(len(images) / config.batch_size)
-        order = {
+        batching = {
             "batch_size": config.batch_size,
             "epochs": config.epochs,
             "seed": config.seed,
@@ -77,7 +77,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
         if config.variant == "end_to_end":
             # The complete network runs in every epoch, on freshly augmented images.
             store, trained = None, training_copy(classifier)
-            batches = image_batches(images, targets, augmentation="basic", **order)
+            batches = image_batches(images, targets, augmentation="basic", **batching)
             validation = evaluation_batches(validation_images, validation_targets)
         else:
             # The frozen layers run once on each view; the rest trains on stored activations.
@@ -87,7 +87,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
             num_views = config.views if config.variant == "augmented" else 1
             features = [store.features(images, "train", view, cut) for view in range(num_views)]
             validation_features = store.features(validation_images, "validation", cut=cut)
-            batches = feature_batches(features, targets, **order)
+            batches = feature_batches(features, targets, **batching)
             validation = evaluation_batches(validation_features, validation_targets)
 
         # Compile
@@ -133,7 +133,7 @@ def _find_head(run):
             head_dir = head_dir.with_name(f"{name}-{number}")
         if is_complete(head_dir):
             return head_dir, False
-        print("Fine-tuning needs a trained head first: extracting features.", flush=True)
+        print("Fine-tuning needs a trained head first: extracting features.")
         # The seconds of a head that was interrupted within this run count for this run.
         run.checkpoint.started -= Checkpoint(head_dir, "", 0.0).seconds
         train_feature_extract(config, run.data_dir, head_dir, resume=True)

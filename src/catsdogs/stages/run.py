@@ -21,12 +21,12 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 import keras
 import numpy as np
 from pydantic import ConfigDict, Field, FiniteFloat, with_config
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from catsdogs.config import run_name, shrink
 from catsdogs.data.images import load_split
@@ -268,7 +268,7 @@ class Run:
         return self.dir, metrics
 
     def _timing(self, store, start):
-        """Whether the seconds include all there is to compute, or training on cached features only."""
+        """Whether all there is to compute was computed, or only the training on features."""
         cold = store is None or not store.reused
         warm = store is not None and not store.computed and not self.resumed
         if start:
@@ -331,7 +331,7 @@ def open_run(
         keras.utils.set_random_seed(config.seed)
         precision = choose_precision(config.precision)
         kind = " (sketches, not photographs)" if manifest.is_sketches else ""
-        print(f"{manifest.dataset}{kind}, {precision}. Curves: {run_dir}/curves.png", flush=True)
+        print(f"{manifest.dataset}{kind}, {precision}. Curves: {run_dir}/curves.png")
         try:
             yield Run(
                 stage, variant, config, run_dir, data_dir, manifest, precision, callbacks,
