@@ -150,7 +150,7 @@ def print_runs(run_dirs, split):
             f"{run_dir.name:<36}{measured['accuracy']:>10.1%}{f'{low:.1%} to {high:.1%}':>18}"
             f"{measured['loss']:>8.3f}{metrics['wall_seconds'] / 60:>9.1f}"
         )
-    if metrics["sketches"]:
+    if metrics.get("sketches"):
         print("\nThese figures are for sketches drawn by this program, not for photographs.")
     path = run_dirs[0].with_name("history.png")
     save_figure(plot_history({run_dir.name: read_history(run_dir) for run_dir in run_dirs}), path)

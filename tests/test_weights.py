@@ -82,16 +82,10 @@ def leave_one_out(tensors):
     return {layer: pair for layer, pair in tensors.items() if layer != "block5_conv3"}
 
 
-def exchange_two(tensors):
-    return {**tensors, "block5_conv2": tensors["block5_conv1"]}
-
-
 @pytest.mark.parametrize("write", [write_h5, write_onnx])
 @pytest.mark.parametrize(
-    "change, reason",
-    [(flip_a_bit, "other tensors"), (leave_one_out, "no block5_conv3"),
-     (exchange_two, "other tensors")],
-)  # fmt: skip
+    "change, reason", [(flip_a_bit, "other tensors"), (leave_one_out, "no block5_conv3")]
+)
 def test_wrong_tensors_are_refused(write, change, reason, tensors, tmp_path):
     path = tmp_path / ("vgg.onnx" if write is write_onnx else "vgg.h5")
     with pytest.raises(InputError, match=f"{path.name}, which has {reason}.*--weights PATH"):
@@ -105,14 +99,6 @@ def test_damaged_file_is_refused_in_one_line(tmp_path, name, content):
     with pytest.raises(InputError, match=rf"{name}, which .*Replace that file") as caught:
         load_vgg16_weights(tmp_path / name)
     assert str(caught.value).isprintable()
-
-
-def test_truncated_file_is_refused(tensors, tmp_path):
-    for write, name in ((write_h5, "vgg.h5"), (write_onnx, "vgg.onnx")):
-        path = write(tmp_path / name, tensors)
-        path.write_bytes(path.read_bytes()[: 2**20])
-        with pytest.raises(InputError, match="cannot be read"):
-            load_vgg16_weights(path)
 
 
 def test_a_wrong_path_is_not_passed_over(tmp_path, monkeypatch):
