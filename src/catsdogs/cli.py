@@ -7,6 +7,7 @@ known to be good.
 import contextlib
 import dataclasses
 import functools
+import inspect
 import io
 import itertools
 import json
@@ -416,7 +417,7 @@ def parse(arguments_class, description, default=None):
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
                 arguments_class,
-                description=description,
+                description=inspect.cleandoc(description),
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
                 **({} if default is None else {"default": default}),
             )

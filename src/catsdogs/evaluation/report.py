@@ -72,7 +72,7 @@ def write_report(folder, run_dir, metrics, *, files, labels, probabilities, imag
     name = run_dir.name
     test, classes = metrics["test"], metrics["classes"]
     low, high = test["accuracy_interval95"]
-    kind = "drawings" if metrics["sketches"] else "pictures"
+    kind = "drawings" if metrics.get("sketches") else "pictures"
     wrong = probabilities.argmax(axis=1) != labels
     confidence = probabilities.max(axis=1)
     by_confidence = np.argsort(-confidence, kind="stable")

@@ -25,7 +25,7 @@ from catsdogs.models.model_file import load_saved_model
 from catsdogs.stages.checkpoint import Checkpoint
 from catsdogs.stages.feature_extract import train_feature_extract
 from catsdogs.stages.optimization import build_loss, build_metrics, build_optimizer
-from catsdogs.stages.run import is_complete, load_run, open_run
+from catsdogs.stages.run import backbone_of, is_complete, load_run, open_run
 
 __all__ = ["finetune"]
 
@@ -153,7 +153,7 @@ def _check_head(run, head_dir, made):
     """Refuses a head that cannot be started from; returns what `metrics.json` says about it."""
     _, metrics = load_run(head_dir)
     remedy = "Make one with scripts/train_feature_extract.py."
-    found = metrics["stage"], metrics["backbone"]
+    found = metrics["stage"], backbone_of(metrics)
     if found != ("feature_extract", run.config.backbone):
         raise InputError(
             f"Expected --start to be a feature extraction with {run.config.backbone}, received "
