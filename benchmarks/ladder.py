@@ -19,8 +19,7 @@ import tyro
 
 from catsdogs import cli
 from catsdogs.data.manifest import find_data_dir, load_manifest
-from catsdogs.evaluation.figures import save_figure
-from catsdogs.evaluation.history_plot import plot_history
+from catsdogs.evaluation.plots import plot_history, save_figure
 from catsdogs.files import read_history, read_json
 
 __all__ = ["FULL", "SMALL", "SWEEP", "Step", "climb", "print_runs"]
