@@ -143,7 +143,6 @@ def test_harmful_models_are_refused(case, honest, campaign, tmp_path, monkeypatc
     "change",
     [
         {"classes": ["cat"]},
-        {"classes": ["cat", "cat"]},
         {"classes": ["cat\n", "dog"]},
         {"classes": ["../cat", "dog"]},
         {"classes": ["cat", "dog", "owl"]},

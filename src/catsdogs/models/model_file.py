@@ -3,12 +3,13 @@
 A `.keras` file is a zip; beside Keras's own members it has `catsdogs.json`: class names, image size
 and how pictures are resized. Keras ignores that member, so the file loads anywhere.
 
-A file may come from a stranger. Keras's safe mode refuses the code in it that Keras knows to be
-harmful; here only layers that are known to be harmless are let through, and none may claim more
-memory for its weights than the file explains.
+A file may come from a stranger. Keras's safe mode refuses code and links to other files; beyond
+that, only layers that are known to be harmless are loaded, and a model cannot take more memory for
+its weights than the size of the file explains.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import io
 import json
@@ -20,6 +21,7 @@ from typing import Annotated
 import h5py
 import keras
 import pydantic
+from pydantic import Field
 
 from catsdogs.errors import InputError, describe_invalid, shorten
 from catsdogs.files import atomic_path
@@ -54,33 +56,16 @@ _ALLOWED = {
 }  # fmt: skip
 
 
-def _printable(name):
-    if not name.isprintable():
-        raise ValueError("expected printable characters")
-    return name
-
-
-def _distinct(names):
-    if len(set(names)) < len(names):
-        raise ValueError("expected different names")
-    return names
-
-
-_Name = Annotated[
-    str,
-    pydantic.Field(min_length=1, max_length=200, pattern=r"^[^/\\]+$"),
-    pydantic.AfterValidator(_printable),
-]
+# Printable, and no path.
+_ClassName = Annotated[str, Field(pattern=r"^[^/\\\p{C}\p{Zl}\p{Zp}]{1,200}$")]
 
 
 class _Card(pydantic.BaseModel):
     """The content of `catsdogs.json`."""
 
-    classes: Annotated[
-        tuple[_Name, ...], pydantic.Field(min_length=2), pydantic.AfterValidator(_distinct)
-    ]
-    image_size: Annotated[int, pydantic.Field(strict=True, ge=8, le=2048)]
-    temperature: Annotated[float, pydantic.Field(strict=True, ge=1e-6, le=1e6)]
+    classes: Annotated[tuple[_ClassName, ...], Field(min_length=2)]
+    image_size: Annotated[int, Field(strict=True, ge=8, le=2048)]
+    temperature: Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +124,7 @@ def load_saved_model(run_or_model):
     if model.input_shape not in inputs or model.output_shape != outputs:
         raise _unusable(
             path,
-            f"its {_CARD} describes {number} classes and images of {side}x{side}, the model maps "
+            f"{_CARD} tells of {number} classes and images of {side}x{side}, but the model maps "
             f"{model.input_shape} to {model.output_shape}",
         )
     return SavedModel(path, model, **card)
@@ -158,16 +143,8 @@ def read_card(run_or_model):
         InputError: If the file is missing, damaged, or was not written by this project.
     """
     path = _model_file(run_or_model)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _check_size(archive, path)
-            return _Card.model_validate_json(archive.read(_CARD)).model_dump()
-    except pydantic.ValidationError as error:
-        raise _unusable(path, f"{_CARD}: {' '.join(describe_invalid(error))}") from None
-    except (MemoryError, PermissionError):
-        raise
-    except Exception as error:  # zipfile raises many kinds for a damaged file
-        raise _unusable(path, f"{_CARD}: {error}") from None
+    with _open(path) as archive:
+        return _Card.model_validate_json(archive.read(_CARD)).model_dump()
 
 
 def load_model(run_or_model):
@@ -180,24 +157,29 @@ def load_model(run_or_model):
         InputError: If it is missing, damaged or unsafe.
     """
     path = _model_file(run_or_model)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _check_size(archive, path)
-            config = json.loads(archive.read(_CONFIG))
-            _check_classes(config)
-            _check_weights(config, archive.read(_WEIGHTS))
+    with _open(path) as archive:
+        config = json.loads(archive.read(_CONFIG))
+        _check_classes(config)
+        _check_weights(config, archive.read(_WEIGHTS))
         model = keras.saving.load_model(path, safe_mode=True, compile=False)
         _check_end(model)
-    except (MemoryError, PermissionError):
-        raise
-    except Exception as error:  # Keras does not document what it raises for a damaged file
-        raise _unusable(path, error) from None
     return model
 
 
-def _check_size(archive, path):
-    if sum(entry.file_size for entry in archive.infolist()) > 2 * path.stat().st_size:
-        raise ValueError("it would unpack to more than twice its size")
+@contextlib.contextmanager
+def _open(path):
+    """Opens a model as a zip; whatever fails in the block becomes one line."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > 2 * path.stat().st_size:
+                raise ValueError("it would unpack to more than twice its size")
+            yield archive
+    except (MemoryError, PermissionError):
+        raise
+    except pydantic.ValidationError as error:
+        raise _unusable(path, f"{_CARD}: {' '.join(describe_invalid(error))}") from None
+    except Exception as error:  # Keras does not document what it raises for a damaged file
+        raise _unusable(path, error) from None
 
 
 def _check_classes(config):
