@@ -5,7 +5,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from catsdogs.evaluation.figures import STYLE
+from catsdogs.evaluation.plots import STYLE
 
 __all__ = ["overlay", "plot_activations", "plot_filters", "plot_heatmaps"]
 

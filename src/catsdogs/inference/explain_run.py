@@ -6,7 +6,7 @@ import pathlib
 from catsdogs.console import Progress
 from catsdogs.data.images import decode_image
 from catsdogs.errors import InputError
-from catsdogs.evaluation.figures import save_figure
+from catsdogs.evaluation.plots import save_figure
 from catsdogs.inference import explain
 from catsdogs.inference.explain_plot import plot_activations, plot_filters, plot_heatmaps
 from catsdogs.inference.predict import list_pictures, predict_images
