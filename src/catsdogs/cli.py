@@ -7,6 +7,7 @@ known to be good.
 import contextlib
 import dataclasses
 import functools
+import inspect
 import io
 import itertools
 import json
@@ -51,6 +52,7 @@ def command(main):
     @functools.wraps(main)
     def run():
         name = main.__name__
+        sys.stdout.reconfigure(line_buffering=True)  # in a log, too, one sees how far it is
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` is like Ctrl-C
         try:
             code = main() or 0
@@ -415,7 +417,7 @@ def parse(arguments_class, description, default=None):
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
                 arguments_class,
-                description=description,
+                description=inspect.cleandoc(description),
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
                 **({} if default is None else {"default": default}),
             )

@@ -61,6 +61,8 @@ class PrepareConfig:
 class _TrainingConfig:
     """What all training stages have in common."""
 
+    preset: Literal["best", "record", "textbook"] = "best"
+    """Recipe to start from; every other flag changes one of its settings."""
     optimizer: Literal["adamw", "rmsprop"] = "adamw"
     """AdamW with warm-up and cosine decay, or RMSprop at a constant rate."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
@@ -87,8 +89,6 @@ class _TrainingConfig:
 class ScratchConfig(_TrainingConfig):
     """Settings of a small convnet trained from random weights."""
 
-    preset: Literal["best", "record", "textbook"] = "best"
-    """Recipe to start from; every other flag changes one of its settings."""
     augmentation: Literal["none", "basic", "strong"] = "strong"
     """None; rotation, shift, shear, zoom and flip; or random crops, colour and erasing."""
     architecture: Literal["residual", "textbook"] = "residual"

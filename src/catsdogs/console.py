@@ -90,7 +90,7 @@ def print_evaluation(metrics):
         f"{'run':<{width}}  {'test accuracy':>13}  {'95 % interval':>17}  {'loss':>6}  {'AUC':>7}"
     )
     for run, found in metrics.items():
-        sketches = "  (sketches)" if found["sketches"] else ""
+        sketches = "  (sketches)" if found.get("sketches") else ""
         for name, test in ((run, found["test"]), (tta_label, found.get("test_tta"))):
             if test:
                 low, high = test["accuracy_interval95"]

@@ -79,7 +79,7 @@ def augment(images, random, name, size):
     Args:
         images: uint8 or float32 (batch, height, width, 3) in [0, 255], square.
         random: float32 (batch, NUM_RANDOM) in [0, 1).
-        name: `"none"`: no change; `"book"`: rotation up to 40 degrees, shifts, shear and zoom of
+        name: `"none"`: no change; `"basic"`: rotation up to 40 degrees, shifts, shear and zoom of
             0.2, mirror image, new pixels taken from the nearest edge; `"strong"`: random resized
             crop, tilt up to 15 degrees, mirror image, brightness, contrast, saturation, channel
             gains, and in a quarter of the images a square of the mean colour.
@@ -217,4 +217,4 @@ def _strong(images, random, size):
     return _erase(_colour(images, random), random, size)
 
 
-_KINDS = {"none": _none, "book": _book, "strong": _strong}
+_KINDS = {"none": _none, "basic": _book, "strong": _strong}

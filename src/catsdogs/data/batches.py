@@ -55,7 +55,7 @@ def image_batches(
         epochs: The epoch to end with, exclusive.
         seed: Integer.
         initial_epoch: The epoch to start with.
-        augmentation: `"none"`, `"book"` or `"strong"` (see `augment`).
+        augmentation: `"none"`, `"basic"` or `"strong"` (see `augment`).
         crop_sizes: Side of the images of each epoch, in pixels, for `"strong"`; by default, and
             for the others, that of the images given.
         mixup_share: Share of the images that are blended with the next one of the epoch.
@@ -121,7 +121,7 @@ def _fits_in_memory(features):
     return sum(array.nbytes for array in features) <= _IN_MEMORY
 
 
-def evaluation_batches(arrays, targets, *, batch_size, mirror=False):
+def evaluation_batches(arrays, targets, *, batch_size=64, flip=False):
     """Batches in the order of the arrays, never shuffled: predictions stay beside their labels.
 
     Args:
@@ -138,7 +138,7 @@ def evaluation_batches(arrays, targets, *, batch_size, mirror=False):
 
     def load(index):
         rows = tf.cast(_rows(arrays, index), tf.float32)
-        rows = rows[:, :, ::-1] if mirror else rows
+        rows = rows[:, :, ::-1] if flip else rows
         return rows, tf.gather(known, index)
 
     dataset = tf.data.Dataset.range(len(targets)).batch(batch_size)
@@ -164,7 +164,7 @@ def image_view(images, rows, view):
     if view == 1:
         return batch[:, :, ::-1]
     random = view_random(0, view, len(images))[rows]
-    return augment(batch, random, "book", images.shape[1]).numpy()
+    return augment(batch, random, "basic", images.shape[1]).numpy()
 
 
 def _batches(load, targets, batch_size, epochs, seed, mixup_share=0.0):
@@ -214,6 +214,6 @@ def read_rows(array, rows):
         An array (batch, ...) of the same dtype.
     """
     copy = np.array(array[rows])
-    if isinstance(array.base, mmap.mmap):
+    if isinstance(getattr(array, "base", None), mmap.mmap):
         array.base.madvise(mmap.MADV_DONTNEED)
     return copy

@@ -15,8 +15,8 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
-from catsdogs.data.folders import MAX_PICTURE_BYTES
 from catsdogs.console import Progress
+from catsdogs.data.folders import MAX_PICTURE_BYTES
 from catsdogs.errors import InputError, shorten
 from catsdogs.files import atomic_path
 

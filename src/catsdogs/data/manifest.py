@@ -66,7 +66,7 @@ class Manifest:
     """What a prepared data set consists of."""
 
     dataset: str
-    is_drawing: bool
+    is_sketches: bool
     classes: tuple[str, ...]
     source: str
     """Fingerprint of the source, SHA-256."""
@@ -91,7 +91,7 @@ class Manifest:
     def describe(self):
         """A few lines for people: what there is, what was dropped."""
         lines = [f"{self.dataset}: {len(self.files):,} pictures"]
-        if self.is_drawing:
+        if self.is_sketches:
             lines[0] += " (drawings made by this program, not photographs)"
         for split in SPLITS:
             counts = collections.Counter(file.class_index for file in self.split(split))
@@ -141,7 +141,7 @@ def load_manifest(data_dir):
         ) from None
     return Manifest(
         dataset=content["dataset"],
-        is_drawing=content["kind"] == "drawings",
+        is_sketches=content["kind"] == "drawings",
         classes=tuple(content["classes"]),
         source=content["source"],
         files=files,

@@ -7,10 +7,10 @@ import hashlib
 
 import numpy as np
 
+from catsdogs.console import Progress
 from catsdogs.data.duplicates import group_look_alikes, look_of
 from catsdogs.data.folders import MAX_PICTURE_BYTES
 from catsdogs.data.images import decode_image, map_pictures
-from catsdogs.console import Progress
 from catsdogs.data.sources import Candidate
 from catsdogs.errors import InputError, shorten
 

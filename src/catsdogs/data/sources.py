@@ -41,7 +41,7 @@ class Source:
 
     name: str
     """Name of the data set: `dogs-vs-cats`, `sketches`, or that of the folder or archive."""
-    is_drawing: bool
+    is_sketches: bool
     fingerprint: str
     """SHA-256 that stands for the source's content, known before any of it is drawn or fetched."""
     num_classes: int

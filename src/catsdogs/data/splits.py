@@ -5,12 +5,11 @@ import hashlib
 import os
 import pathlib
 
-from catsdogs.data.manifest import CONTENT, FORMAT, SPLITS, load_manifest
 from catsdogs.console import Progress
+from catsdogs.data.manifest import CONTENT, FORMAT, SPLITS, load_manifest
 from catsdogs.data.selection import select_pictures
 from catsdogs.errors import InputError
-from catsdogs.files import atomic_folder, sha256_of, write_json
-from catsdogs.files import PART, lock
+from catsdogs.files import PART, atomic_folder, lock, sha256_of, write_json
 
 __all__ = ["prepare"]
 
@@ -118,7 +117,7 @@ def _prepare(source, data_dir, sizes):
         content = {
             "format": FORMAT,
             "dataset": source.name,
-            "kind": "drawings" if source.is_drawing else "photographs",
+            "kind": "drawings" if source.is_sketches else "photographs",
             "classes": list(candidates),
             "splits": sizes,
             "source": source.fingerprint,

@@ -26,7 +26,8 @@ __all__ = [
     "print_predictions",
 ]
 
-_BATCH_SIZE = 16  # enough to keep two processors busy; 20 MB at 320 pixels
+_BATCH_SIZE = 16  # enough to keep two processors busy
+_MAX_PIXELS = 3_300_000  # of a batch: smaller batches above 454 pixels, to bound memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +143,9 @@ def predict_images(saved, images, *, tta=False):
     Returns:
         Probabilities, float64 (n, num_classes) in [0, 1].
     """
-    # Batches are filled up to one of two sizes, because TensorFlow compiles for every new shape.
-    size = 1 if len(images) == 1 else _BATCH_SIZE
+    size = min(_BATCH_SIZE, max(1, _MAX_PIXELS // saved.image_size**2))
+    # Batches are filled up, because TensorFlow compiles for every new shape.
+    size = 1 if len(images) == 1 else size
     probabilities = np.empty((len(images), len(saved.classes)))
     for start in range(0, len(images), size):
         part = np.asarray(images[start : start + size], np.float32)

@@ -104,8 +104,13 @@ def build_base(backbone, image_size, pooling="none", weights=None):
         A model from float32 RGB images in [0, 255]; all its layers are trainable.
 
     Raises:
-        InputError: If the weights are not found, or are not the expected ones.
+        InputError: If there is no such backbone, or its weights are not found or not the expected
+            ones.
     """
+    if backbone not in BACKBONES:
+        raise InputError(
+            f"Expected --backbone out of {', '.join(BACKBONES)}. Received: {backbone}."
+        )
     record = BACKBONES[backbone]
     tensors = record.load_weights(weights)  # first, because it may fail
     network = record.build(image_size)

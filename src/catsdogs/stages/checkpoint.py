@@ -53,7 +53,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if self.epoch:
-            print(f"Resuming after epoch {self.epoch}.", flush=True)
+            print(f"Resuming after epoch {self.epoch}.")
             self.model.optimizer.build(self.model.trainable_variables)
             _load(self._path(self.epoch), _all_variables(self.model))
 

@@ -34,7 +34,7 @@ from catsdogs.files import PART, lock, write_json
 from catsdogs.models.backbones import BACKBONES, check_frozen_layers, split_model
 from catsdogs.models.model_file import load_saved_model
 from catsdogs.stages.features import FeatureStore
-from catsdogs.stages.run import load_run, subset
+from catsdogs.stages.run import backbone_of, load_run, subset
 
 __all__ = ["evaluate", "evaluate_runs"]
 
@@ -109,8 +109,8 @@ def _evaluate(run_dir, data_dir, tta):
             "metrics.json. Train the run again."
         )
     model, inputs = saved.model, [(images, False), (images, True)][: 1 + tta]
-    if metrics["backbone"]:
-        backbone = BACKBONES[metrics["backbone"]]
+    if backbone := backbone_of(metrics):
+        cut = BACKBONES[backbone].cut
         check_frozen_layers(model, backbone, run_dir)
         # The frozen layers are the same in every run, so all runs share their activations.
         store = FeatureStore(
@@ -120,10 +120,8 @@ def _evaluate(run_dir, data_dir, tta):
             dataset_digest=manifest.digest,
             precision=metrics["precision"],
         )
-        inputs = [
-            (store.features(images, "test", view, backbone.cut), False) for view in range(1 + tta)
-        ]
-        _, model = split_model(model, backbone.cut)
+        inputs = [(store.features(images, "test", view, cut), False) for view in range(1 + tta)]
+        _, model = split_model(model, cut)
     targets = encode_labels(labels, len(classes))
     probabilities, *flipped = (
         class_probabilities(

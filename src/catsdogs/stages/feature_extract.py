@@ -9,7 +9,7 @@ from catsdogs.data.batches import (
     feature_batches,
     image_batches,
 )
-from catsdogs.models.backbones import BACKBONES, build_base, build_classifier, build_head, freeze
+from catsdogs.models.backbones import build_base, build_classifier, build_head, freeze
 from catsdogs.models.fused_norm import training_copy
 from catsdogs.stages.optimization import build_loss, build_metrics, build_optimizer
 from catsdogs.stages.run import open_run
@@ -36,8 +36,7 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
         config = run.config
 
         # Model. The base comes first: a wrong --weights is reported before minutes of decoding.
-        backbone = BACKBONES[config.backbone]
-        conv_base = build_base(backbone, config.image_size, config.pooling, config.weights)
+        conv_base = build_base(config.backbone, config.image_size, config.pooling, config.weights)
         freeze(conv_base)
         head = build_head(
             conv_base.output.shape[1:],
@@ -54,7 +53,7 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
         targets = encode_labels(labels, run.num_classes)
         validation_targets = encode_labels(validation_labels, run.num_classes)
         steps_per_epoch = math.ceil(len(images) / config.batch_size)
-        order = {
+        batching = {
             "batch_size": config.batch_size,
             "epochs": config.epochs,
             "seed": config.seed,
@@ -63,11 +62,11 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
         if config.variant == "end_to_end":
             # The base runs in every epoch, on images that are augmented differently each time.
             store, trained = None, training_copy(classifier)
-            batches = image_batches(images, targets, augmentation="basic", **order)
+            batches = image_batches(images, targets, augmentation="basic", **batching)
             validation = evaluation_batches(validation_images, validation_targets)
         else:
             # The base runs once on each view of an image, and the head trains on what is stored.
-            store, trained = run.feature_store(backbone, conv_base), training_copy(head)
+            store, trained = run.feature_store(config.backbone, conv_base), training_copy(head)
             num_views = config.views if config.variant == "augmented" else 1
             # The activations that fine-tuning starts from are kept on the way.
             num_kept = 0 if config.pooled_only else FINETUNE["best"].views
@@ -78,7 +77,7 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
             validation_features = store.features(
                 validation_images, "validation", keep_cut=not config.pooled_only
             )
-            batches = feature_batches(features, targets, **order)
+            batches = feature_batches(features, targets, **batching)
             validation = evaluation_batches(validation_features, validation_targets)
 
         # Compile
@@ -103,6 +102,7 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
             epochs=config.epochs,
             initial_epoch=run.epoch,
             steps_per_epoch=steps_per_epoch,
+            shuffle=False,  # the batches are shuffled already
             callbacks=run.callbacks,
             verbose=run.verbose,
         )

@@ -23,7 +23,7 @@ from catsdogs.console import Progress
 from catsdogs.data import augment
 from catsdogs.data.batches import image_view, read_rows
 from catsdogs.files import atomic_path, lock, sha256_of
-from catsdogs.models.backbones import split_model
+from catsdogs.models.backbones import BACKBONES, split_model
 
 __all__ = ["FeatureStore", "ShardedArray"]
 
@@ -41,8 +41,8 @@ class FeatureStore:
 
     Args:
         folder: Where the activations are kept, `str` or `Path`.
-        backbone: The `Backbone` that `conv_base` is made of.
-        conv_base: A base, or a classifier whose layers up to `backbone.cut` are frozen.
+        backbone: Name of the record in `BACKBONES` that `conv_base` is made of.
+        conv_base: A base, or a classifier whose layers up to the backbone's cut are frozen.
         dataset_digest: `Manifest.digest` of the pictures.
         precision: Name of the dtype policy that `conv_base` was built under.
         since: When the run began, seconds of `time.time()`, by default now.
@@ -56,7 +56,8 @@ class FeatureStore:
         self._folder = pathlib.Path(folder)
         self._since = time.time() if since is None else since
         self.reused = self.computed = False
-        self._cut, self._last = backbone.cut, conv_base.layers[-1].name
+        record = BACKBONES[backbone]
+        self._cut, self._last = record.cut, conv_base.layers[-1].name
         self._image_size = conv_base.input.shape[1]
         prefix, suffix = split_model(conv_base, self._cut)
         # What passes the cut is float16, so that the result is the same whether it comes from the
@@ -75,7 +76,7 @@ class FeatureStore:
             "format": _FORMAT,
             "keras": keras.version(),
             "backend": keras.backend.backend(),
-            "weights": backbone.weights_digest,
+            "weights": record.weights_digest,
             "dataset": dataset_digest,
             "precision": precision,
         }
@@ -123,9 +124,10 @@ class FeatureStore:
         label = f"Computing {' and '.join(shards)} features, {split} view {view}"
         at_cut = self._shards(images, split, view, self._cut)
         # What comes next is read while the processors compute.
-        with Progress(label, len(images)) as progress, concurrent.futures.ThreadPoolExecutor(
-            1
-        ) as thread:
+        with (
+            Progress(label, len(images)) as progress,
+            concurrent.futures.ThreadPoolExecutor(1) as thread,
+        ):
             for number, start in enumerate(range(0, len(images), self._shard_size)):
                 stop = min(start + self._shard_size, len(images))
                 missing = {n: paths[number] for n, paths in shards.items()
@@ -186,6 +188,9 @@ class ShardedArray:
 
     def __len__(self):
         return self.shape[0]
+
+    def __array__(self, dtype=None, copy=None):
+        return self[:]
 
     def __getitem__(self, rows):
         """A copy of some rows.

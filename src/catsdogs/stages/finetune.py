@@ -25,7 +25,7 @@ from catsdogs.models.model_file import load_saved_model
 from catsdogs.stages.checkpoint import Checkpoint
 from catsdogs.stages.feature_extract import train_feature_extract
 from catsdogs.stages.optimization import build_loss, build_metrics, build_optimizer
-from catsdogs.stages.run import is_complete, load_run, open_run
+from catsdogs.stages.run import backbone_of, is_complete, load_run, open_run
 
 __all__ = ["finetune"]
 
@@ -54,13 +54,13 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
         # Model: the classifier of the feature extraction, its last block trainable again.
         head_dir, made = (pathlib.Path(config.start), False) if config.start else _find_head(run)
         start = _check_head(run, head_dir, made)
-        print(f"Starting from {head_dir}", flush=True)
+        print(f"Starting from {head_dir}")
         keras.utils.set_random_seed(config.seed)  # the same whether the head was made or found
         saved = load_saved_model(head_dir)
         classifier, image_size = saved.model, saved.image_size
-        backbone = BACKBONES[start["backbone"]]
-        check_frozen_layers(classifier, backbone, head_dir)
-        unfreeze_after(classifier, backbone.cut)
+        check_frozen_layers(classifier, config.backbone, head_dir)
+        cut = BACKBONES[config.backbone].cut
+        unfreeze_after(classifier, cut)
 
         # Data
         images, labels = run.load_split("train", image_size)
@@ -68,7 +68,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
         targets = encode_labels(labels, run.num_classes)
         validation_targets = encode_labels(validation_labels, run.num_classes)
         steps_per_epoch = math.ceil(len(images) / config.batch_size)
-        order = {
+        batching = {
             "batch_size": config.batch_size,
             "epochs": config.epochs,
             "seed": config.seed,
@@ -77,19 +77,17 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
         if config.variant == "end_to_end":
             # The complete network runs in every epoch, on freshly augmented images.
             store, trained = None, training_copy(classifier)
-            batches = image_batches(images, targets, augmentation="basic", **order)
+            batches = image_batches(images, targets, augmentation="basic", **batching)
             validation = evaluation_batches(validation_images, validation_targets)
         else:
             # The frozen layers run once on each view; the rest trains on stored activations.
-            store = run.feature_store(backbone, classifier)
-            _, suffix = split_model(classifier, backbone.cut)
+            store = run.feature_store(config.backbone, classifier)
+            _, suffix = split_model(classifier, cut)
             trained = training_copy(suffix)
             num_views = config.views if config.variant == "augmented" else 1
-            features = [
-                store.features(images, "train", view, backbone.cut) for view in range(num_views)
-            ]
-            validation_features = store.features(validation_images, "validation", cut=backbone.cut)
-            batches = feature_batches(features, targets, **order)
+            features = [store.features(images, "train", view, cut) for view in range(num_views)]
+            validation_features = store.features(validation_images, "validation", cut=cut)
+            batches = feature_batches(features, targets, **batching)
             validation = evaluation_batches(validation_features, validation_targets)
 
         # Compile
@@ -112,6 +110,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
             epochs=config.epochs,
             initial_epoch=run.epoch,
             steps_per_epoch=steps_per_epoch,
+            shuffle=False,  # the batches are shuffled already
             callbacks=run.callbacks,
             verbose=run.verbose,
         )
@@ -134,7 +133,7 @@ def _find_head(run):
             head_dir = head_dir.with_name(f"{name}-{number}")
         if is_complete(head_dir):
             return head_dir, False
-        print("Fine-tuning needs a trained head first: extracting features.", flush=True)
+        print("Fine-tuning needs a trained head first: extracting features.")
         # The seconds of a head that was interrupted within this run count for this run.
         run.checkpoint.started -= Checkpoint(head_dir, "", 0.0).seconds
         train_feature_extract(config, run.data_dir, head_dir, resume=True)
@@ -154,10 +153,11 @@ def _check_head(run, head_dir, made):
     """Refuses a head that cannot be started from; returns what `metrics.json` says about it."""
     _, metrics = load_run(head_dir)
     remedy = "Make one with scripts/train_feature_extract.py."
-    if metrics["stage"] != "feature_extract":
+    found = metrics["stage"], backbone_of(metrics)
+    if found != ("feature_extract", run.config.backbone):
         raise InputError(
-            f"Expected --start to be a feature extraction, received {head_dir}, stage "
-            f"{metrics['stage']}. {remedy}"
+            f"Expected --start to be a feature extraction with {run.config.backbone}, received "
+            f"{head_dir}: {' '.join(filter(None, found))}. {remedy}"
         )
     if metrics["dataset_digest"] != run.manifest.digest:
         raise InputError(
@@ -170,7 +170,7 @@ def _check_head(run, head_dir, made):
             f"Received: {run.config.precision}."
         )
     if metrics["config"]["smoke"] and not run.config.smoke:
-        raise InputError(f"Expected a full run for --start, received {head_dir}, made with --smoke.")
+        raise InputError(f"Expected --start to be a full run, received {head_dir}, a smoke run.")
     run.precision = metrics["precision"]
 
     # A resumed run must continue from the head it was started from.
@@ -184,7 +184,6 @@ def _check_head(run, head_dir, made):
     return {
         "run": head_dir.name,
         "made": made,
-        "backbone": metrics["backbone"],
         "changes": changed_settings(metrics["config"], head_config(run.config)),
         "cold": metrics["cold"],
         "warm": metrics["warm"],

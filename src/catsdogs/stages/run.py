@@ -21,13 +21,14 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired
 
 import keras
 import numpy as np
 from pydantic import ConfigDict, Field, FiniteFloat, with_config
+from typing_extensions import TypedDict
 
-from catsdogs.config import run_name, shrink
+from catsdogs.config import FINETUNE, run_name, shrink
 from catsdogs.data.images import load_split
 from catsdogs.data.manifest import Manifest, find_data_dir, load_manifest
 from catsdogs.errors import InputError
@@ -43,6 +44,7 @@ from catsdogs.stages.optimization import choose_precision
 __all__ = [
     "Metrics",
     "Run",
+    "backbone_of",
     "describe_environment",
     "is_complete",
     "load_run",
@@ -97,10 +99,9 @@ class Metrics(TypedDict):
     stage: Stage
     preset: str
     variant: str
-    backbone: str | None
     dataset: str
     dataset_digest: str
-    sketches: bool
+    sketches: NotRequired[bool]
     classes: Annotated[list[str], Field(min_length=2)]
     image_size: Count
     precision: str
@@ -243,7 +244,6 @@ class Run:
             "stage": self.stage,
             "preset": config.preset,
             "variant": self.variant,
-            "backbone": getattr(config, "backbone", None),
             "dataset": self.manifest.dataset,
             "dataset_digest": self.manifest.digest,
             "sketches": self.manifest.is_sketches,
@@ -267,8 +267,7 @@ class Run:
         return self.dir, metrics
 
     def _timing(self, store, start):
-        """Whether the seconds include all there is to compute, or training on cached features only.
-        """
+        """Whether all there is to compute was computed, or only the training on features."""
         cold = store is None or not store.reused
         warm = store is not None and not store.computed and not self.resumed
         if start:
@@ -326,11 +325,12 @@ def open_run(
             _write_environment(run_dir / "environment.json", checkpoint.epoch > 0)
         callbacks = [checkpoint, keras.callbacks.TerminateOnNaN()]
         if tensorboard:
-            callbacks.append(keras.callbacks.TensorBoard(run_dir / "tensorboard", write_graph=False))
+            log_dir = run_dir / "tensorboard"
+            callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
         keras.utils.set_random_seed(config.seed)
         precision = choose_precision(config.precision)
         kind = " (sketches, not photographs)" if manifest.is_sketches else ""
-        print(f"{manifest.dataset}{kind}, {precision}. Curves: {run_dir}/curves.png", flush=True)
+        print(f"{manifest.dataset}{kind}, {precision}. Curves: {run_dir}/curves.png")
         try:
             yield Run(
                 stage, variant, config, run_dir, data_dir, manifest, precision, callbacks,
@@ -422,6 +422,14 @@ def load_run(run_dir):
     return config, read_json(run_dir / "metrics.json", Metrics, remedy)
 
 
+def backbone_of(metrics):
+    """Name of the backbone that a run is built on, `None` for a convnet from scratch."""
+    if metrics["stage"] == "scratch":
+        return None
+    # The first runs did not record it, since there was only the default one.
+    return metrics["config"].get("backbone", FINETUNE["best"].backbone)
+
+
 def validation_folder(run_dir):
     """The folder of the validation pictures that a run was measured on, as `str`.
 
@@ -432,7 +440,7 @@ def validation_folder(run_dir):
     config = read_json(pathlib.Path(run_dir) / "config.json", RunConfig, remedy)
     folder = pathlib.Path(config["data_dir"]) / "validation"
     if not folder.is_dir():
-        raise InputError(f"Expected the run's validation pictures in {folder}, found none. {remedy}")
+        raise InputError(f"Expected validation pictures in {folder}, found none. {remedy}")
     return str(folder)
 
 

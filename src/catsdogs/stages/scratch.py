@@ -84,6 +84,7 @@ def train_scratch(config, data_dir=None, run_dir=None, *, resume=False, tensorbo
             epochs=config.epochs,
             initial_epoch=run.epoch,
             steps_per_epoch=steps_per_epoch,
+            shuffle=False,  # the batches are shuffled already
             callbacks=run.callbacks,
             verbose=run.verbose,
         )
