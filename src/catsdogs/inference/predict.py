@@ -1,28 +1,38 @@
-"""Answers for picture files: what each shows, how probable that is, and which cannot be read."""
+"""Predictions for picture files: the class of each, its probability, and which cannot be read."""
 
-import collections
+import csv
 import dataclasses
 import glob
 import itertools
+import json
 import os
 import pathlib
 import sys
 
 import numpy as np
 
+from catsdogs.console import Progress
 from catsdogs.data.images import decode_image, map_pictures
-from catsdogs.errors import InputError
+from catsdogs.errors import InputError, printable
 from catsdogs.evaluation.metrics import class_probabilities
 
-__all__ = ["Prediction", "count_pictures", "list_pictures", "predict_images", "predict_pictures"]
+__all__ = [
+    "Prediction",
+    "check_threshold",
+    "count_pictures",
+    "list_pictures",
+    "predict_images",
+    "predict_pictures",
+    "print_predictions",
+]
 
-_BATCH = 16  # pictures: enough to keep two processors busy, and 20 MB at 320 pixels
-_MAX_PIXELS = 3_300_000  # of a batch: for VGG16 4 GiB if all feature maps were kept
+_BATCH_SIZE = 16  # enough to keep two processors busy
+_MAX_PIXELS = 3_300_000  # of a batch: smaller batches above 454 pixels, to bound memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a model says about one file; `probabilities` or `error` is `None`."""
+    """The prediction for one file; either `probabilities` or `error` is `None`."""
 
     file: str
     probabilities: dict[str, float] | None
@@ -32,74 +42,76 @@ class Prediction:
 
     @property
     def label(self):
-        """The likeliest class."""
+        """The most probable class."""
         return max(self.probabilities, key=self.probabilities.get)
 
     @property
     def probability(self):
-        """Of that class, in [0, 1]."""
+        """Probability of `label`, in [0, 1]."""
         return self.probabilities[self.label]
 
 
-def list_pictures(words):
-    """The files that a command line names, one after the other.
+def list_pictures(paths):
+    """Lists the files that a command line names.
 
     Args:
-        words: Files; folders, for all files in them and below, by name; patterns such as `"*.jpg"`,
-            where the shell has left them, for the files and folders that match; `"-"` for one file
-            a line from standard input.
+        paths: Files; folders, for all files in them and below, by name; patterns such as `"*.jpg"`
+            that the shell has not expanded, for the files and folders that match; `"-"` for one
+            file a line from standard input.
 
     Yields:
-        Paths, `str`. A word that names nothing is yielded as it is: it cannot be read either.
+        Paths, `str`. A path where nothing lies is yielded as it is, so that it is reported like any
+        other file that cannot be read.
     """
-    for word in words:
-        if word == "-":
-            yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
-        elif os.path.exists(word) or not glob.has_magic(word):
-            yield from _files_at(word)
+    for path in paths:
+        if path == "-":
+            # Linux allows any bytes in a file's name, not only UTF-8.
+            lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
+            yield from (os.fsdecode(line) for line in lines if line)
+        elif os.path.exists(path) or not glob.has_magic(path):
+            yield from _files_in(path)
         else:
-            matches = sorted(glob.iglob(word, recursive=True)) or [word]
+            matches = sorted(glob.iglob(path, recursive=True)) or [path]
             # Each file once: `**` matches a folder and also what is in it.
-            yield from dict.fromkeys(file for match in matches for file in _files_at(match))
+            yield from dict.fromkeys(file for match in matches for file in _files_in(match))
 
 
-def _files_at(path):
-    """The file itself, or all files in a folder and below."""
+def _files_in(path):
+    """Yields the file itself, or all files in a folder and below that are not hidden."""
     if not os.path.isdir(path):
         yield path
         return
     unreadable = []
-    walk = os.walk(path, onerror=lambda error: unreadable.append(error.filename))
-    for folder, folders, names in walk:
+    for folder, folders, names in os.walk(path, onerror=unreadable.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (os.path.join(folder, name) for name in sorted(names) if name[0] != ".")
-    yield from unreadable  # told of like a file that cannot be read
+    yield from (error.filename for error in unreadable)
 
 
-def count_pictures(words):
-    """How many files `list_pictures` will yield; `None` if standard input is among the words.
+def count_pictures(paths):
+    """Counts the files that `list_pictures` yields; `None` if standard input is among the paths.
 
     Raises:
         InputError: If there are none.
     """
-    if "-" in words:
+    if "-" in paths:
         return None
-    number = sum(1 for _ in list_pictures(words))
-    if not number:
+    count = sum(1 for _ in list_pictures(paths))
+    if not count:
         raise InputError(
             "Expected pictures: files, folders with files, patterns or -. "
-            f"Received: {' '.join(words) or 'none'}."
+            f"Received: {' '.join(paths) or 'none'}."
         )
-    return number
+    return count
 
 
 def predict_pictures(saved, files, *, tta=False):
-    """Predicts files of any number in constant memory; unreadable ones are told of and passed over.
+    """Predicts any number of files in constant memory; unreadable ones are reported and skipped.
 
     Args:
         saved: A `SavedModel`.
         files: Iterable of paths.
-        tta: Test-time augmentation: the mean of each picture and its mirror image.
+        tta: As for `predict_images`.
 
     Yields:
         A `Prediction` for every file, in order.
@@ -112,153 +124,121 @@ def predict_pictures(saved, files, *, tta=False):
             return file, None, str(error)
 
     decoded = iter(map_pictures(decode, files))
-    while chunk := list(itertools.islice(decoded, _BATCH)):
-        images = [image for _, image, _ in chunk if image is not None]
-        rows = iter(predict_images(saved, np.stack(images), tta=tta)) if images else iter(())
-        for file, image, error in chunk:
-            found = None if image is None else dict(zip(saved.classes, next(rows), strict=True))
-            yield Prediction(file, found, error)
+    while batch := list(itertools.islice(decoded, _BATCH_SIZE)):
+        images = [image for _, image, _ in batch if image is not None]
+        rows = iter(predict_images(saved, np.stack(images), tta=tta).tolist() if images else [])
+        for file, image, error in batch:
+            row = None if image is None else dict(zip(saved.classes, next(rows), strict=True))
+            yield Prediction(file, row, error)
 
 
 def predict_images(saved, images, *, tta=False):
-    """Probabilities of images that are decoded already.
+    """Predicts images that are decoded already.
 
     Args:
         saved: A `SavedModel`.
         images: uint8 or float32 (n, image_size, image_size, 3) in [0, 255].
-        tta: As for `predict_pictures`.
+        tta: Test-time augmentation: the mean prediction for each image and its horizontal flip.
 
     Returns:
-        A list of n lists of floats in [0, 1], one a class.
+        Probabilities, float64 (n, num_classes) in [0, 1].
     """
-    # Always whole batches: another shape would be compiled for anew.
-    fitting = _MAX_PIXELS // saved.image_size**2
-    size = 1 if len(images) == 1 else min(_BATCH, max(1, fitting))
-    found = collections.deque()
+    size = min(_BATCH_SIZE, max(1, _MAX_PIXELS // saved.image_size**2))
+    # Batches are filled up, because TensorFlow compiles for every new shape.
+    size = 1 if len(images) == 1 else size
+    probabilities = np.empty((len(images), len(saved.classes)))
     for start in range(0, len(images), size):
         part = np.asarray(images[start : start + size], np.float32)
-        number = len(part)
-        part = np.concatenate([part, np.zeros((size - number, *part.shape[1:]), np.float32)])
-        rows = class_probabilities(saved.model.predict_on_batch(part))
+        batch = np.zeros((size, *part.shape[1:]), np.float32)
+        batch[: len(part)] = part
+        rows = class_probabilities(saved.model.predict_on_batch(batch))
         if tta:
-            rows = (rows + class_probabilities(saved.model.predict_on_batch(part[:, :, ::-1]))) / 2
-        found.extend(rows[:number].tolist())
-    return list(found)
+            flipped = class_probabilities(saved.model.predict_on_batch(batch[:, :, ::-1]))
+            rows = (rows + flipped) / 2
+        probabilities[start : start + size] = rows[: len(part)]
+    return probabilities
 
 
-import csv, json  # noqa
-from catsdogs.console import Progress  # noqa
-from catsdogs.errors import printable as say_line  # noqa
-
-
-def accept_any_file_name():
-    """Lets names that are not valid UTF-8 through standard input and output, byte for byte.
-
-    Linux allows any bytes in a name, and one such name must not end a run over many files.
-    """
-    for stream in filter(None, (sys.stdin, sys.stdout)):  # None if closed
-        stream.reconfigure(errors="surrogateescape")
+def check_threshold(threshold):
+    """Raises `InputError` if a threshold is not a probability."""
+    if not 0 <= threshold <= 1:
+        raise InputError(f"Expected --threshold from 0 to 1. Received: {threshold}.")
 
 
 def print_predictions(predictions, classes, threshold, form="table", total=None):
-    """Prints answers as they come, on standard output, and unreadable files on standard error.
+    """Prints predictions as they come: answers on standard output, errors on standard error.
 
     Args:
-        predictions: Iterable of `catsdogs.prediction.Prediction`.
+        predictions: Iterable of `Prediction`.
         classes: Class names.
-        threshold: Answers of a lower probability are marked as unsure.
-        form: `"table"`, whose names are made printable, `"json"` (a list of objects) or `"csv"`,
-            both with names as they are.
-        total: Number of files for the progress line, or `None` if nobody knows.
+        threshold: Predictions of a lower probability are marked as unsure.
+        form: `"table"`; `"json"`, a list of objects; or `"csv"`.
+        total: Number of files, for the progress line, or `None` if it is unknown.
 
     Returns:
         The exit code: 1 if a file could not be read, else 0.
 
     Raises:
-        InputError: If the threshold is no probability.
+        InputError: If the threshold is not a probability.
     """
-    if not 0 <= threshold <= 1:
-        raise InputError(f"Expected --threshold from 0 to 1. Received: {threshold}.")
-    write = {"table": _TableWriter, "json": _JsonWriter, "csv": _CsvWriter}[form](classes)
-    unreadable = 0
-    # A line that is rewritten in place would get between the answers on the same terminal.
-    with Progress("Predicting", total, hidden=sys.stdout.isatty()) as progress:
-        for done, answer in enumerate(predictions, start=1):
-            if answer.error:
-                unreadable += 1
-                # Whatever stands in a file's name, it must not steer the terminal.
-                error = say_line(answer.error)
-                print(f"predict.py: {error}", file=sys.stderr, flush=True)
-            else:
-                write.answer(answer, answer.probability < threshold)
-            progress.update(done)
-    write.close()
+    check_threshold(threshold)
+    sys.stdout.reconfigure(errors="surrogateescape")  # file names that are not UTF-8
+    unreadable = done = 0
+
+    def readable():
+        nonlocal unreadable, done
+        # On a terminal the answers themselves show the progress.
+        with Progress("Predicting", total, hidden=sys.stdout.isatty()) as progress:
+            for done, prediction in enumerate(predictions, start=1):
+                if prediction.error:
+                    unreadable += 1
+                    print(f"predict: {printable(prediction.error)}", file=sys.stderr)
+                else:
+                    yield prediction
+                    sys.stdout.flush()
+                progress.update(done)
+
+    print_rows = {"table": _print_table, "json": _print_json, "csv": _print_csv}[form]
+    print_rows(readable(), classes, threshold)
     if unreadable:
-        print(f"predict.py: {unreadable:,} of {done:,} files left out.", file=sys.stderr)
+        print(f"predict: {unreadable:,} of {done:,} files skipped.", file=sys.stderr)
     return 1 if unreadable else 0
 
 
-class _TableWriter:
-    def __init__(self, classes):
-        self._width = max(map(len, ("label", *classes)))
-        print(f"{'label':<{self._width}}  probability          file")
-
-    def answer(self, answer, unsure):
-        mark = "unsure" if unsure else ""
-        file = say_line(answer.file)
+def _print_table(predictions, classes, threshold):
+    width = max(map(len, ("label", *classes)))
+    print(f"{'label':<{width}}  probability          file")
+    for prediction in predictions:
+        mark = "unsure" if prediction.probability < threshold else ""
         print(
-            f"{answer.label:<{self._width}}  {answer.probability:>11.1%}  {mark:<6}  {file}",
-            flush=True,
+            f"{prediction.label:<{width}}  {prediction.probability:>11.1%}  {mark:<6}  "
+            f"{printable(prediction.file)}"
         )
 
-    def close(self):
-        pass
 
-
-class _JsonWriter:
-    def __init__(self, classes):
-        del classes
-        self._before = "["
-
-    def answer(self, answer, unsure):
-        content = {
-            "file": answer.file,
-            "label": answer.label,
-            "probability": answer.probability,
-            "unsure": unsure,
-            "probabilities": answer.probabilities,
+def _print_json(predictions, classes, threshold):
+    comma = ""
+    print("[")
+    for prediction in predictions:
+        row = {
+            "file": prediction.file,
+            "label": prediction.label,
+            "probability": prediction.probability,
+            "unsure": prediction.probability < threshold,
+            "probabilities": prediction.probabilities,
         }
-        text = json.dumps(content, ensure_ascii=False)
-        # A byte that is not UTF-8 is half a character to Python, which JSON can only write escaped.
-        text = text.encode(errors="backslashreplace").decode()
-        print(f"{self._before}\n{text}", end="", flush=True)
-        self._before = ","
-
-    def close(self):
-        print("[]" if self._before == "[" else "\n]")
+        print(comma + json.dumps(row))
+        comma = ","
+    print("]")
 
 
-class _UnixLines:
-    """Lets `csv` end its lines with CR LF, so that it quotes both in a name, and writes LF."""
-
-    def __init__(self, stream):
-        self._stream = stream
-
-    def write(self, line):
-        self._stream.write(line.removesuffix("\r\n") + "\n")
-
-
-class _CsvWriter:
-    def __init__(self, classes):
-        self._writer = csv.writer(_UnixLines(sys.stdout))
-        names = (f"probability_of_{name}" for name in classes)
-        self._writer.writerow(["file", "label", "probability", "unsure", *names])
-
-    def answer(self, answer, unsure):
-        numbers = (f"{value:.6f}" for value in answer.probabilities.values())
-        self._writer.writerow(
-            [answer.file, answer.label, f"{answer.probability:.6f}", str(unsure).lower(), *numbers]
+def _print_csv(predictions, classes, threshold):
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    names = (f"probability_of_{name}" for name in classes)
+    writer.writerow(["file", "label", "probability", "unsure", *names])
+    for prediction in predictions:
+        unsure = str(prediction.probability < threshold).lower()
+        numbers = [f"{value:.6f}" for value in prediction.probabilities.values()]
+        writer.writerow(
+            [prediction.file, prediction.label, f"{prediction.probability:.6f}", unsure, *numbers]
         )
-
-    def close(self):
-        pass
