@@ -1,164 +1,165 @@
-"""The benchmark: the machine, the book's recipe and this project's stages, one after the other.
+"""Times the machine, the textbook's own code and every stage of this project in one run.
 
-Everything is timed in one run on a machine that does nothing else, each piece in a process of its
-own, so the ratios hold where bare seconds do not.
+Each piece runs in a process of its own, one after the other, on a machine that does nothing else:
+its speed changes from one hour to the next, so that only ratios within one run can be trusted.
+
+Examples:
+    python benchmarks/benchmark.py --output results/benchmark.json    about 40 minutes
+    python benchmarks/benchmark.py --quick       does it run? small images, few steps: minutes
 """
 
+import dataclasses
+import functools
 import json
+import math
 import os
 import pathlib
 import shutil
-import time
-
-from catsdogs import config as presets
-from catsdogs.data.manifest import SPLITS, load_manifest
-from catsdogs.files import read_json, write_json
-from catsdogs.processes import run_python
-from catsdogs.stages import environment
-
-__all__ = ["print_benchmark", "run_benchmark"]
-
-_RUN_PIECE = """
+import statistics
+import subprocess
 import sys
+import tempfile
+import time
+import timeit
+
+import keras
+import numpy as np
+import tensorflow as tf
+from growth import run_alone
+from textbook import EPOCHS, time_textbook
+
 from catsdogs import cli
-cli.run(lambda: cli.load_quietly("measure").run_piece(*sys.argv[1:]))
-"""
+from catsdogs.config import FEATURE_EXTRACT, FINETUNE, SCRATCH
+from catsdogs.data.augment import NUM_RANDOM, augment
+from catsdogs.data.batches import encode_labels, image_batches
+from catsdogs.data.images import load_split
+from catsdogs.data.manifest import find_data_dir, load_manifest
+from catsdogs.files import read_json, write_json
+from catsdogs.inference.predict import predict_pictures
+from catsdogs.models.backbones import (
+    BACKBONES,
+    build_base,
+    build_classifier,
+    build_head,
+    split_model,
+    unfreeze_after,
+)
+from catsdogs.models.convnets import build_residual_convnet
+from catsdogs.models.fused_norm import training_copy
+from catsdogs.models.model_file import load_saved_model
+from catsdogs.stages.features import FeatureStore
+from catsdogs.stages.optimization import (
+    build_loss,
+    build_metrics,
+    build_optimizer,
+    choose_precision,
+)
+from catsdogs.stages.run import describe_environment
+
+__all__ = [
+    "count_flops",
+    "measure_augmentation",
+    "measure_base",
+    "measure_fine_tuning",
+    "measure_prediction",
+    "measure_training",
+    "ratios",
+    "run_benchmark",
+]
+
+_BACKBONE, _BATCH_SIZE = "vgg16", 32
 _SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 
 
-def run_benchmark(data_dir, folder, *, quick=False):
+def run_benchmark(data_dir, quick=False):
     """Measures everything.
 
     Args:
-        data_dir: A prepared data set. Its pictures are linked into `folder`, so that nothing is
-            cached beforehand and the user's own caches stay as they are.
-        folder: New folder for the data, the runs and `benchmark.json`, which is written after
-            every piece; links and caches are removed at the end.
-        quick: Whether to take small images and few steps: minutes, to see that it works.
+        data_dir: A prepared data set. Its pictures are linked into a temporary folder, where
+            nothing is cached yet.
+        quick: Small images and few steps, to see that it works.
 
     Returns:
-        A JSON-ready dictionary, for `print_benchmark`.
-
-    Raises:
-        InputError: If a piece fails.
+        A JSON-ready dictionary.
     """
-    data_dir, folder = pathlib.Path(data_dir), pathlib.Path(folder)
-    manifest = load_manifest(data_dir)
-    data = folder / "data"
-    found = {
-        "quick": quick,
-        "dataset": manifest.dataset,
-        "images": manifest.sizes,
-        "environment": environment.describe_environment(),
-        "load_average": round(os.getloadavg()[0], 2),
-    }
-    if found["load_average"] > 0.5:
-        print("The machine is busy with something else: do not trust these figures.")
-    try:
-        _link(data_dir, data)
-        for name, value in _measure_pieces(data, quick):
-            found[name] = value
-            write_json(folder / "benchmark.json", found)  # what is measured is not lost
-        found["stages"] = _run_stages(data, folder, quick)
-        picture = str(data / manifest.split("validation")[0].name)
+    best, size, steps = SCRATCH["best"], FEATURE_EXTRACT["best"].image_size, 10
+    if quick:
+        size, steps = 64, 2
+    pathlib.Path("runs").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir="runs") as folder:
+        data = pathlib.Path(folder) / "data"
+        caches = shutil.ignore_patterns("decoded", "features")
+        shutil.copytree(data_dir, data, copy_function=os.link, ignore=caches)
+        manifest = load_manifest(data)
+        found = {
+            "quick": quick,
+            "dataset": manifest.dataset,
+            "images": manifest.sizes,
+            "environment": describe_environment(),
+            "load_average": round(os.getloadavg()[0], 2),  # above 0.5: do not trust the figures
+        }
+        found["base"] = [
+            run_alone(measure_base, side, precision, turns=1 if quick else 5)
+            for side in ((64,) if quick else (150, 224))
+            for precision in ("auto", "float32")
+        ]
+        found["augmentation"] = run_alone(measure_augmentation, 150, 64 if quick else 640)
+        found["training"] = run_alone(
+            measure_training, data, best.image_size, best.crop_size, best.mixup, best.batch_size,
+            steps=12 * steps,
+        )  # fmt: skip
+        found["fine_tuning"] = run_alone(
+            measure_fine_tuning, size, FINETUNE["best"].batch_size, steps
+        )
+        found["textbook"] = {
+            stage: run_alone(time_textbook, stage, data, 96 if quick else 180, steps)
+            for stage in EPOCHS
+        }
+        found["stages"] = _time_stages(data, pathlib.Path(folder), quick)
+        picture = data / manifest.split("validation")[0].name
         found["prediction"] = {
-            name: _piece(
-                "prediction", run_dir=str(folder / found["stages"][name]["run"]), picture=picture,
-                repeats=5 if quick else 50, started=time.time(),
-            ) for name in ("scratch", "fine-tuning, cold")
-        }  # fmt: skip
-    finally:
-        shutil.rmtree(data, ignore_errors=True)
-    found["utilisation"] = _utilisation(found)
-    found["ratios"] = _ratios(found)
-    write_json(folder / "benchmark.json", found)
+            name: run_alone(measure_prediction, pathlib.Path(folder) / name, picture, 5 * steps)
+            for name in ("scratch", "fine-tuning, cold")
+        }
+    found["ratios"] = ratios(found)
     return found
 
 
-def print_benchmark(found):
-    """Prints what `run_benchmark` found as a table of ratios and seconds."""
-    print(f"\n{found['environment']['processor']}, {found['environment']['cores']} cores")
-    print("\nThe machine")
-    for base in found["base"]:
-        print(
-            f"  VGG16 at {base['image_size']}², {base['precision']}: convolutions alone "
-            f"{base['convolutions_images_per_second']:.1f} images/s "
-            f"({base['convolutions_gflops']:.0f} GFLOP/s), extraction "
-            f"{base['extraction_images_per_second']:.1f} images/s, {base['extraction_share']:.0%}"
-        )
-    warp, wait = found["augmentation"], found["training"]
-    print(
-        f"  augmentation at {warp['image_size']}²: {warp['fused_warp_ms']:.2f} ms an image, "
-        f"Keras's five layers {warp['keras_layers_ms']:.2f} ms\n"
-        f"  training the convnet: {wait['seconds_an_epoch']:.1f} s an epoch, waiting for images "
-        f"{wait['waiting_share']:.1%}, {wait['cpu_over_wall']:.2f} processors busy, "
-        f"{wait['gflops']:.0f} GFLOP/s"
-    )
-    print("\nThe book's recipe, second edition, scaled from a few steps")
-    for stage, book in found["book"].items():
-        print(
-            f"  {stage}: {book['seconds_an_epoch']:.0f} s an epoch, {book['epochs']} epochs "
-            f"{book['seconds_scaled'] / 60:.0f} minutes"
-        )
-    print("\nThis project's stages, from the command to its end (within: without Python's start)")
+def ratios(found):
+    """The slower over the faster, as a dictionary by name, of what `run_benchmark` found."""
+    textbook = {stage: one["seconds"] for stage, one in found["textbook"].items()}
+    seconds = {name: stage["seconds"] for name, stage in found["stages"].items()}
+    result = {"Keras's five random layers / fused warp": found["augmentation"]["ratio"]}
+    rates = {
+        (base["image_size"], base["precision"]): base["extraction_images_per_second"]
+        for base in found["base"]
+    }
+    for (size, precision), rate in rates.items():
+        if precision == "mixed_bfloat16":
+            name = f"VGG16 at {size}², images/s, bfloat16 / float32"
+            result[name] = rate / rates[size, "float32"]
     for name, stage in found["stages"].items():
-        print(
-            f"  {name}: {stage['seconds'] / 60:.1f} minutes, "
-            f"{stage['peak_rss_mb'] / 1024:.1f} GiB, validation {stage['val_accuracy']:.1%}"
-        )
-    print("\nPrediction, from the file to the probability")
-    for name, one in found["prediction"].items():
-        print(
-            f"  {name}: one picture {one['one_cold_seconds']:.1f} s from the start of Python, then "
-            f"{one['one_warm_milliseconds']:.0f} ms; a hundred {one['hundred_seconds']:.1f} s"
-        )
-    print("\nUtilisation: operations done over possible")
-    for name, share in found["utilisation"].items():
-        print(f"  {share:7.1%}  {name}")
-    print("\nRatios")
-    for name, ratio in found["ratios"].items():
-        print(f"  {ratio:7.3g}  {name}")
+        if name.startswith("features") and stage["cold"]:  # the textbook's has no cache either
+            name = f"textbook's features, 50 epochs / {name}"
+            result[name] = textbook["feature_extract"] / stage["seconds"]
+    both = textbook["feature_extract"] + textbook["finetune"]
+    name = "textbook's features and fine-tuning, 50 + 30 epochs / fine-tuning, cold"
+    result[name] = both / seconds["fine-tuning, cold"]
+    name = "textbook's fine-tuning, 30 epochs / fine-tuning, cached"
+    result[name] = textbook["finetune"] / seconds["fine-tuning, cached"]
+    convnet = seconds["scratch"] / found["stages"]["scratch"]["epochs"] * SCRATCH["best"].epochs
+    name = "textbook's convnet, 100 epochs / `best` convnet, scaled to all its epochs"
+    result[name] = textbook["scratch"] / convnet
+    return {name: float(f"{ratio:.3g}") for name, ratio in result.items()}
 
 
-def _measure_pieces(data, quick):
-    """Yields pairs of a name and what was measured."""
-    best = presets.SCRATCH["best"]
-    yield (
-        "base",
-        [
-            _piece("base", image_size=size, turns=1 if quick else 5, precision=precision)
-            for size in ((64,) if quick else (150, 224))
-            for precision in ("auto", "float32")
-        ],
-    )
-    yield "augmentation", _piece("augmentation", image_size=150, num_images=64 if quick else 640)
-    yield "training", _piece(
-        "training", data_dir=str(data), image_size=best.image_size, crop_size=best.crop_size,
-        mixup=best.mixup, batch_size=best.batch_size, steps=5 if quick else 120,
-    )  # fmt: skip
-    yield "fine_tuning", _piece(
-        "fine_tuning", image_size=64 if quick else presets.FEATURE_EXTRACT["best"].image_size,
-        batch_size=presets.FINETUNE["best"].batch_size, steps=2 if quick else 8,
-    )  # fmt: skip
-    size, steps = (96, 2) if quick else (180, 10)
-    yield (
-        "book",
-        {
-            stage: _piece("book", stage=stage, data_dir=str(data), image_size=size, steps=steps)
-            for stage in ("scratch", "feature_extract", "finetune")
-        },
-    )
-
-
-def _run_stages(data, folder, quick):
-    small = ("--smoke",) if quick else ()
+def _time_stages(data, folder, quick):
     found = {}
 
-    def record(name, run_dir, seconds):
+    def record(name, run_dir, seconds=None):
         metrics = read_json(run_dir / "metrics.json")
         found[name] = {
-            "run": run_dir.name,
-            "seconds": seconds,
+            "seconds": seconds or metrics["wall_seconds"],
             "peak_rss_mb": metrics["peak_rss_mb"],
             "image_size": metrics["image_size"],
             "epochs": metrics["config"]["epochs"],
@@ -167,87 +168,317 @@ def _run_stages(data, folder, quick):
         }
 
     def run(name, script, *flags):
-        print(f"{name} ...", flush=True)
-        run_dir = folder / name.replace(", ", "-").replace(" ", "-").replace("²", "")
-        command = (_SCRIPTS / f"{script}.py", "--data-dir", data, "--run-dir", run_dir, *flags)
-        finished = run_python(*command, name=name)
-        record(name, run_dir, finished.seconds)
-        return run_dir
+        print(name, flush=True)
+        command = [_SCRIPTS / f"{script}.py", "--data-dir", data, "--run-dir", folder / name]
+        flags += ("--smoke",) * quick
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *map(str, (*command, *flags))], check=True)
+        record(name, folder / name, round(time.perf_counter() - start, 1))
 
-    fine_tuned = run("fine-tuning, cold", "finetune", *small)
-    # The head that it made on the way; without the seconds in which Python starts.
-    head = fine_tuned.with_name("feature_extract-best-cached-seed0")
-    seconds = read_json(head / "metrics.json")["wall_seconds"]
-    record("features, cold, within fine-tuning", head, seconds)
-    again = (*small, "--start", head, "--learning-rate", "1e-5")
-    run("fine-tuning again, features cached", "finetune", *again)
-    run("features, cached", "train_feature_extract", *small, "--seed", "1")
+    run("fine-tuning, cold", "finetune")
+    head = folder / "feature_extract-best-cached-seed0"  # made by the command above
+    record("features, cold, as part of fine-tuning", head)
+    run("fine-tuning, cached", "finetune", "--start", head)
+    run("features, cached", "train_feature_extract", "--seed", "1")
     if not quick:
         for cache in ("features", "decoded"):
             shutil.rmtree(data / cache)
-        smaller = ("train_feature_extract", "--image-size", "256")
-        run("features at 256², cold", *smaller)
-        run("features at 256², cached", *smaller, "--seed", "1")
-    run("scratch", "train_scratch", *(small or ("--epochs", "5")))
+        at_256 = ("train_feature_extract", "--image-size", "256")
+        run("features at 256², cold", *at_256)
+        run("features at 256², cached", *at_256, "--seed", "1")
+    run("scratch", "train_scratch", "--epochs", "5")
     return found
 
 
-def _utilisation(found):
-    """Floating-point operations done over those possible, in the precision that is chosen."""
+def measure_base(image_size, precision, turns):
+    """Compares feature extraction with the bare convolutions of VGG16.
+
+    Args:
+        image_size: Side of the images, in pixels.
+        precision: As for `choose_precision`.
+        turns: How often both are timed, in turn; medians count.
+
+    Returns:
+        A dictionary: images/s and GFLOP/s of the 13 convolutions with bias and ReLU, and of
+        extraction from uint8 images to stored features; `utilisation`, the latter as a fraction of
+        what the machine can do.
+    """
+    precision = choose_precision(precision)
+    dtype = "bfloat16" if precision == "mixed_bfloat16" else "float32"
+    conv_base = build_base(_BACKBONE, image_size, "average")
+    shape = (4 * _BATCH_SIZE, image_size, image_size, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    gflop = count_flops(conv_base, image_size) / 1e9
+    calls = []
+    for layer in _convolutions(conv_base):
+        kernel, bias = (tf.cast(weight.value, dtype) for weight in (layer.kernel, layer.bias))
+        x = tf.cast(tf.random.normal((_BATCH_SIZE, *layer.input.shape[1:])), dtype)
+        calls.append(functools.partial(_convolve, x, kernel, bias))
+
+    def convolve_all():
+        for _ in range(len(images) // _BATCH_SIZE):
+            for call in calls:
+                call()
+
+    rates = []  # images/s: of the convolutions, of extraction, possible
+    with tempfile.TemporaryDirectory() as folder:
+        store = FeatureStore(
+            folder, _BACKBONE, conv_base, dataset_digest="noise", precision=precision
+        )
+        for turn in range(1 + turns):
+            extract = functools.partial(store.features, images, f"turn {turn}", keep_cut=True)
+            seconds = _seconds(convolve_all), _seconds(extract)
+            rates.append([*(len(images) / each for each in seconds), _possible_gflops() / gflop])
+    rates = np.array(rates[1:])  # the first turn traces and allocates
+    convolutions, extraction, _ = np.median(rates, axis=0)
     return {
-        "extraction": max(found["base"], key=lambda base: base["extraction_gflops"])["utilisation"],
-        "training the convnet": found["training"]["utilisation"],
-        "fine-tuning": found["fine_tuning"]["utilisation"],
+        "image_size": image_size,
+        "precision": precision,
+        "gflop_per_image": round(gflop, 2),
+        "convolutions_images_per_second": round(convolutions, 2),
+        "extraction_images_per_second": round(extraction, 2),
+        "extraction_fraction": round(np.median(rates[:, 1] / rates[:, 0]), 3),
+        "convolutions_gflops": round(convolutions * gflop, 1),
+        "extraction_gflops": round(extraction * gflop, 1),
+        "utilisation": round(np.median(rates[:, 1] / rates[:, 2]), 3),
     }
 
 
-def _ratios(found):
-    """What the benchmark is for: each the slower over the faster, both from this run."""
-    stages, book = found["stages"], found["book"]
-    ratios = {"Keras's five random layers / fused warp": found["augmentation"]["ratio"]}
-    by_size = {}
-    for base in found["base"]:
-        by_size.setdefault(base["image_size"], {})[base["precision"]] = base
-    for size, rates in by_size.items():
-        if "mixed_bfloat16" in rates:
-            ratios[f"VGG16 at {size}², bfloat16 / float32, images a second"] = (
-                rates["mixed_bfloat16"]["extraction_images_per_second"]
-                / rates["float32"]["extraction_images_per_second"]
-            )
-    seconds = {stage: timed["seconds_scaled"] for stage, timed in book.items()}
-    both = seconds["feature_extract"] + seconds["finetune"]
-    for name, stage in stages.items():  # a cached run is no match for one that starts from nothing
-        if name.startswith("features") and stage["cold"]:
-            ratio = seconds["feature_extract"] / stage["seconds"]
-            ratios[f"book's features, 50 epochs / {name}"] = ratio
-    ratio = both / stages["fine-tuning, cold"]["seconds"]
-    ratios["book's features and fine-tuning, 50 + 30 epochs / fine-tuning, cold"] = ratio
-    ratio = seconds["finetune"] / stages["fine-tuning again, features cached"]["seconds"]
-    ratios["book's fine-tuning again, 30 epochs / the same, features cached"] = ratio
-    convnet = stages["scratch"]
-    whole = convnet["seconds"] / convnet["epochs"] * presets.SCRATCH["best"].epochs
-    ratios["book's convnet, 100 epochs / this one, scaled to all its epochs"] = (
-        seconds["scratch"] / whole
-    )
-    return {name: float(f"{ratio:.3g}") for name, ratio in ratios.items()}
+def measure_augmentation(image_size, num_images):
+    """Compares the fused warp with Keras's five random layers, both inside `tf.data`.
+
+    Args:
+        image_size: Side of the images, in pixels.
+        num_images: How many are timed.
+
+    Returns:
+        A dictionary: milliseconds per image of both, and their ratio.
+    """
+    keras.utils.set_random_seed(0)
+    shape = (_BATCH_SIZE, image_size, image_size, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    layers = [
+        keras.layers.RandomFlip("horizontal"),
+        keras.layers.RandomRotation(40 / 360, fill_mode="nearest"),
+        keras.layers.RandomTranslation(0.2, 0.2, fill_mode="nearest"),
+        keras.layers.RandomShear(0.2, 0.2, fill_mode="nearest", data_format="channels_last"),
+        keras.layers.RandomZoom(0.2, 0.2, fill_mode="nearest"),
+    ]
+
+    def stacked(number):
+        del number
+        batch = tf.cast(images, tf.float32)
+        for layer in layers:
+            batch = layer(batch, training=True)
+        return batch
+
+    def fused(number):
+        random = tf.random.stateless_uniform((_BATCH_SIZE, NUM_RANDOM), (0, number))
+        return augment(images, random, "basic", image_size)
+
+    def milliseconds(function):
+        num_batches = num_images // _BATCH_SIZE
+        dataset = tf.data.Dataset.range(num_batches).map(function, num_parallel_calls=2)
+        for _ in dataset.take(2):
+            pass
+        return 1e3 * _seconds(lambda: [None for _ in dataset]) / (num_batches * _BATCH_SIZE)
+
+    pairs = [(milliseconds(stacked), milliseconds(fused)) for _ in range(3)]
+    return {
+        "image_size": image_size,
+        "keras_layers_ms": round(statistics.median(pair[0] for pair in pairs), 3),
+        "fused_warp_ms": round(statistics.median(pair[1] for pair in pairs), 3),
+        "ratio": round(statistics.median(pair[0] / pair[1] for pair in pairs), 1),
+    }
 
 
-def _piece(name, **arguments):
-    described = ", ".join(str(value) for key, value in arguments.items() if key != "data_dir")
-    print(f"{name} ({described}) ...", flush=True)
-    finished = run_python("-c", _RUN_PIECE, name, json.dumps(arguments), name=name)
-    return json.loads(finished.output.splitlines()[-1])
+def measure_training(data_dir, image_size, crop_size, mixup, batch_size, steps):
+    """Measures whether training the `best` convnet waits for its images.
+
+    Args:
+        data_dir: A prepared data set.
+        image_size, crop_size, mixup, batch_size: As in `ScratchConfig`.
+        steps: Steps to time.
+
+    Returns:
+        A dictionary: seconds per epoch, the fraction of them spent waiting for a batch, processor
+        seconds over wall seconds, GFLOP/s (three times the forward pass) and their fraction of
+        what the machine can do.
+    """
+    choose_precision()
+    possible = _possible_gflops()
+    manifest = load_manifest(data_dir)
+    images, labels = load_split(data_dir, manifest, "train", image_size)
+    num_classes = len(manifest.classes)
+    convnet = build_residual_convnet(num_classes=num_classes)
+    model = training_copy(convnet)
+    _compile(model, num_classes, steps)
+    epochs = math.ceil((steps + 5) / (len(labels) // batch_size))
+    batches = image_batches(
+        images, encode_labels(labels, num_classes), batch_size=batch_size, epochs=epochs, seed=0,
+        augmentation="strong", crop_sizes=[crop_size] * epochs, mixup_share=mixup,
+    )  # fmt: skip
+    # The smaller last batch of an epoch would be traced in the middle of it.
+    complete = batches.filter(lambda images, labels: tf.shape(labels)[0] == batch_size)
+    complete = iter(complete.prefetch(2))
+    step = tf.function(lambda *batch: model.train_step(batch))
+    for _ in range(5):
+        step(*next(complete))
+    waiting, start, cpu = 0.0, time.perf_counter(), time.process_time()
+    for _ in range(steps):
+        before = time.perf_counter()
+        batch = next(complete)
+        waiting += time.perf_counter() - before
+        step(*batch)
+    wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+    possible = statistics.mean([possible, _possible_gflops()])  # before and after
+    images_per_second = steps * batch_size / wall
+    gflops = 3 * count_flops(convnet, crop_size) * images_per_second / 1e9
+    return {
+        "seconds_per_epoch": round(len(labels) / images_per_second, 2),
+        "waiting_fraction": round(waiting / wall, 4),
+        "cpu_over_wall": round(cpu / wall, 2),
+        "gflops": round(gflops, 1),
+        "utilisation": round(gflops / possible, 3),
+    }
 
 
-def _link(data_dir, copy):
-    """The data set once more without its caches, by hard links where they can be had."""
+def measure_fine_tuning(image_size, batch_size, steps):
+    """Measures how fast VGG16's last block trains on cached activations.
 
-    def link(source, target):
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copy2(source, target)
+    Args:
+        image_size: Side of the images that the activations come from, in pixels.
+        batch_size: As in `FinetuneConfig`.
+        steps: Steps to time.
 
-    for split in SPLITS:
-        shutil.copytree(data_dir / split, copy / split, copy_function=link)
-    shutil.copy2(data_dir / "manifest.json", copy / "manifest.json")
+    Returns:
+        A dictionary: images/s, GFLOP/s (three times the forward pass, less the gradient that no
+        layer below needs) and their fraction of what the machine can do.
+    """
+    choose_precision()
+    conv_base = build_base(_BACKBONE, image_size, "average")
+    cut = BACKBONES[_BACKBONE].cut
+    unfreeze_after(conv_base, cut)
+    classifier = build_classifier(conv_base, build_head(conv_base.output.shape[1:]))
+    _, suffix = split_model(classifier, cut)
+    _compile(suffix, 2, steps)
+    activations = tf.nn.relu(tf.random.normal((batch_size, *suffix.input.shape[1:])))
+    labels = tf.cast(tf.range(batch_size)[:, None] % 2, tf.float32)
+    step = tf.function(lambda *batch: suffix.train_step(batch))
+    step(activations, labels)
+    possible = _possible_gflops()
+    seconds = statistics.median(_seconds(lambda: step(activations, labels)) for _ in range(steps))
+    possible = statistics.mean([possible, _possible_gflops()])
+    images_per_second = batch_size / seconds
+    first, *others = (_flops(layer, layer.output.shape) for layer in _convolutions(suffix))
+    gflops = (2 * first + 3 * sum(others)) * images_per_second / 1e9
+    return {
+        "image_size": image_size,
+        "images_per_second": round(images_per_second, 1),
+        "gflops": round(gflops, 1),
+        "utilisation": round(gflops / possible, 3),
+    }
+
+
+def measure_prediction(run_dir, picture, repeats):
+    """Measures prediction from picture file to probability.
+
+    Args:
+        run_dir: A finished run.
+        picture: A picture file.
+        repeats: How often a single picture is predicted.
+
+    Returns:
+        A dictionary: seconds of the command for one picture, milliseconds of a further one,
+        seconds for 100.
+    """
+    command = [sys.executable, str(_SCRIPTS / "predict.py"), str(run_dir), str(picture)]
+    cold = _seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
+    saved = load_saved_model(run_dir)
+
+    def predict(number):
+        return _seconds(lambda: list(predict_pictures(saved, [picture] * number)))
+
+    predict(1), predict(100)
+    return {
+        "image_size": saved.image_size,
+        "one_cold_seconds": round(cold, 2),
+        "one_warm_milliseconds": round(
+            1e3 * statistics.median(predict(1) for _ in range(repeats)), 1
+        ),
+        "hundred_seconds": round(predict(100), 2),
+    }
+
+
+def count_flops(model, image_size):
+    """Floating-point operations of a forward pass of one image, in its convolutions alone.
+
+    A multiplication and an addition count as two.
+    """
+    convolutions = _convolutions(model)
+    outputs = keras.Model(model.input, [layer.output for layer in convolutions])
+    shapes = outputs.compute_output_shape((1, image_size, image_size, 3))
+    return sum(map(_flops, convolutions, shapes))
+
+
+def _compile(model, num_classes, steps):
+    optimizer = build_optimizer("adamw", 1e-5, num_steps=steps)
+    model.compile(optimizer, build_loss(num_classes), metrics=build_metrics(num_classes))
+    optimizer.build(model.trainable_variables)
+
+
+def _convolutions(model):
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+
+
+def _flops(convolution, output_shape):
+    return 2 * math.prod(output_shape[1:]) * math.prod(convolution.kernel.shape[:3])
+
+
+def _seconds(function):
+    return timeit.timeit(function, number=1)
+
+
+def _possible_gflops():
+    """What the machine can do at this moment, in the chosen precision.
+
+    Measured on VGG16's fastest layer, block3_conv2 at 224², for two seconds: a processor that has
+    rested is several times as fast for a moment.
+    """
+    dtype = keras.config.dtype_policy().compute_dtype
+    x = tf.cast(tf.random.normal((32, 56, 56, 256)), dtype)
+    kernel, bias = tf.cast(tf.random.normal((3, 3, 256, 256)), dtype), tf.zeros(256, dtype)
+    flops = 2 * math.prod(x.shape) * math.prod(kernel.shape[:2]) * kernel.shape[3]
+    _convolve(x, kernel, bias)
+    seconds, end = [], time.perf_counter() + 2
+    while time.perf_counter() < end:
+        seconds.append(_seconds(lambda: _convolve(x, kernel, bias)))
+    return flops / statistics.median(seconds) / 1e9
+
+
+@tf.function
+def _convolve(x, kernel, bias):
+    return tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    quick: bool = False
+    """Small images and few steps, to see that it works; the figures mean nothing."""
+    data_dir: str | None = None
+    """Prepared data set; by default the photographs if there are any, else the sketches."""
+    output: str = "runs/benchmark.json"
+    """JSON file to write."""
+
+
+@cli.command
+def benchmark():
+    arguments = cli.parse(Arguments, __doc__)
+    found = run_benchmark(find_data_dir(arguments.data_dir), arguments.quick)
+    write_json(arguments.output, found)
+    print(json.dumps(found, indent=2, ensure_ascii=False))
+    print(f"Written: {arguments.output}")
+
+
+if __name__ == "__main__":
+    benchmark()

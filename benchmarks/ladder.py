@@ -1,61 +1,52 @@
-"""The whole ladder: every stage in turn, each in a process of its own, then one table.
+"""Runs every stage of the ladder, evaluates each run and prints one table.
 
-A process of its own gives each stage its true peak memory and seconds, and leaves nothing behind.
-Stages that are finished already are not run again, so a stopped ladder goes on where it was.
+Each stage is the command that a user would type, in a process of its own. Finished runs are not
+repeated, so the same command resumes an interrupted ladder.
+
+Examples:
+    python benchmarks/ladder.py small    small images, few epochs: minutes (make run)
+    python benchmarks/ladder.py full     the runs behind the results table: hours (make ladder)
+    python benchmarks/ladder.py sweep    compares settings on the validation split: an hour
 """
 
-import csv
 import dataclasses
-import math
 import pathlib
 import subprocess
 import sys
-import time
+from typing import Literal
+
+import tyro
 
 from catsdogs import cli
-from catsdogs import config as presets
-from catsdogs.data.manifest import load_manifest
-from catsdogs.errors import InputError
-from catsdogs.evaluation.figures import save_figure
-from catsdogs.evaluation.history_plot import plot_history
-from catsdogs.files import atomic_path, read_json
-from catsdogs.stages import run as runs
-from catsdogs.stages.recipe import changes
+from catsdogs.data.manifest import find_data_dir, load_manifest
+from catsdogs.evaluation.plots import plot_history, save_figure
+from catsdogs.files import read_history, read_json
 
-__all__ = ["FULL", "SMALL", "SWEEP", "Step", "climb", "print_ladder", "print_sweep"]
+__all__ = ["FULL", "SMALL", "SWEEP", "Step", "climb", "print_runs"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One training run.
-
-    Args:
-        script: Name of the training script, without `.py`.
-        name: Name of the run folder.
-        flags: Flags of the script, besides `--data-dir` and `--run-dir`.
-        start: Name of the run that a fine-tuning starts from, or `None` for its own choice.
-    """
+    """One training run."""
 
     script: str
+    """Name of the training script, without `.py`."""
     name: str
+    """Name of the run folder."""
     flags: tuple[str, ...] = ()
+    """Flags of the script, besides `--data-dir` and `--run-dir`."""
     start: str | None = None
+    """Name of the run that a fine-tuning starts from, or `None` for its own choice."""
 
 
-def _seeds(script, name, *flags, seeds=(0, 1, 2)):
+def _for_seeds(script, name, *flags):
     return tuple(
-        Step(script, f"{name}-seed{seed}", (*flags, "--seed", str(seed))) for seed in seeds
+        Step(script, f"{name}-seed{seed}", (*flags, "--seed", str(seed))) for seed in range(3)
     )
 
 
-_PRESETS = {
-    "train_scratch": presets.SCRATCH,
-    "train_feature_extract": presets.FEATURE_EXTRACT,
-    "finetune": presets.FINETUNE,
-}
-
-# Minutes on two cores: small images and few epochs, to see the ladder climb. The book's optimizer
-# needs a hundred epochs, so these take AdamW.
+# Minutes on two cores: small images and few epochs. The textbook's optimizer needs a hundred
+# epochs, so these take AdamW.
 _QUICK = (
     "--preset", "textbook", "--image-size", "96", "--optimizer", "adamw",
     "--learning-rate", "1e-3", "--batch-size", "32",
@@ -65,52 +56,56 @@ SMALL = (
         "train_scratch", "scratch-none",
         (*_QUICK, "--augmentation", "none", "--dropout", "0", "--epochs", "8"),
     ),
-    Step("train_scratch", "scratch-book", (*_QUICK, "--augmentation", "book", "--epochs", "14")),
+    Step("train_scratch", "scratch-basic", (*_QUICK, "--augmentation", "basic", "--epochs", "14")),
     Step("train_feature_extract", "feature_extract", ("--image-size", "128", "--epochs", "15")),
     Step("finetune", "finetune", ("--variant", "cached", "--epochs", "2"), "feature_extract"),
 )  # fmt: skip
 
-# The runs behind the README's table. Fine-tuning makes the heads that it starts from, which are
-# the cached feature extractions of its seeds, the first one from a cold start. The book's way of
-# running VGG16 anew in every epoch is sampled for a few epochs only.
+# Fine-tuning comes first: it makes the heads that it starts from, which are the cached feature
+# extractions of its seeds, the first one without anything cached. The textbook's way of running
+# the frozen base in every epoch is slow and is sampled for an epoch or two only.
 FULL = (
-    *_seeds("finetune", "finetune-best-augmented"),
-    *_seeds("train_feature_extract", "feature_extract-best-cached"),
-    *_seeds("train_feature_extract", "feature_extract-best-augmented", "--variant", "augmented"),
-    *_seeds("train_feature_extract", "feature_extract-best-cached-256", "--image-size", "256"),
-    *(
-        Step(
-            "train_feature_extract", f"feature_extract-best-cached-{size}-seed0",
-            ("--image-size", str(size), "--pooled-only"),
-        ) for size in (128, 192)  # how little time is needed for how much
+    *_for_seeds("finetune", "finetune-best-augmented"),
+    *_for_seeds("train_feature_extract", "feature_extract-best-cached"),
+    *_for_seeds(
+        "train_feature_extract", "feature_extract-best-augmented", "--variant", "augmented"
     ),
-    *(
-        Step(
-            "train_feature_extract", f"feature_extract-best-cached-150{suffix}-seed0",
-            ("--image-size", "150", "--pooled-only", *flags),
-        ) for suffix, flags in (("", ()), ("-float32", ("--precision", "float32")))
+    *_for_seeds("train_feature_extract", "feature_extract-best-cached-256", "--image-size", "256"),
+    Step(
+        "train_feature_extract", "feature_extract-best-cached-128-seed0",
+        ("--image-size", "128", "--pooled-only"),
     ),
-    *_seeds(
-        "train_feature_extract", "feature_extract-textbook-end_to_end", "--preset", "textbook",
-        "--variant", "end_to_end", "--dropout", "0", "--epochs", "2", seeds=(0,),
+    Step(
+        "train_feature_extract", "feature_extract-best-cached-192-seed0",
+        ("--image-size", "192", "--pooled-only"),
+    ),
+    Step(
+        "train_feature_extract", "feature_extract-best-cached-150-seed0",
+        ("--image-size", "150", "--pooled-only"),
+    ),
+    Step(
+        "train_feature_extract", "feature_extract-best-cached-150-float32-seed0",
+        ("--image-size", "150", "--pooled-only", "--precision", "float32"),
+    ),
+    Step(
+        "train_feature_extract", "feature_extract-textbook-end_to_end-seed0",
+        ("--preset", "textbook", "--variant", "end_to_end", "--dropout", "0", "--epochs", "2"),
     ),
     Step(
         "finetune", "finetune-textbook-end_to_end-seed0", ("--preset", "textbook", "--epochs", "1"),
         start="feature_extract-textbook-end_to_end-seed0",
     ),
-    *_seeds("train_scratch", "scratch-best-strong-30-epochs", "--epochs", "30", seeds=(0,)),
-    *_seeds("train_scratch", "scratch-best-strong"),
-    *_seeds("train_scratch", "scratch-record-strong", "--preset", "record", seeds=(0,)),
-    *_seeds("train_scratch", "scratch-textbook-book", "--preset", "textbook", seeds=(0,)),
+    Step("train_scratch", "scratch-best-strong-30-epochs-seed0", ("--epochs", "30")),
+    *_for_seeds("train_scratch", "scratch-best-strong"),
+    Step("train_scratch", "scratch-record-strong-seed0", ("--preset", "record")),
+    Step("train_scratch", "scratch-textbook-basic-seed0", ("--preset", "textbook")),
 )  # fmt: skip
 
-# Settings to compare by validation loss: the size, then fine-tuning's.
+# Settings to compare by validation loss: the image size, then how to fine-tune.
 SWEEP = (
     *(
-        Step(
-            "train_feature_extract", f"features-{size}",
-            ("--image-size", str(size), *(() if size == 320 else ("--pooled-only",))),
-        ) for size in (128, 192, 256, 320, 384)
+        Step("train_feature_extract", f"features-{size}", ("--image-size", str(size)))
+        for size in (128, 192, 256, 320, 384)
     ),
     *(
         Step(
@@ -121,124 +116,77 @@ SWEEP = (
 )  # fmt: skip
 
 
-def climb(steps, data_dir, root, *, evaluate=True, minutes=math.inf):
-    """Runs the steps that are not finished yet and evaluates them.
+def climb(steps, data_dir, root, evaluate=True):
+    """Trains every step, resuming what is there, and evaluates those that are not evaluated yet.
 
     Args:
-        steps: `SMALL`, `FULL` or other `Step`s.
+        steps: `SMALL`, `FULL`, `SWEEP` or other `Step`s.
         data_dir: A prepared data set.
         root: Folder for the runs.
-        evaluate: Whether to open the test split; a search for settings must not.
-        minutes: No step is begun after so many.
+        evaluate: Whether to open the test split, which a search for settings must not.
 
     Returns:
-        The folders of the finished runs, in order.
-
-    Raises:
-        InputError: If a step fails, whose own message has been printed by then; or if a finished
-            run is of other pictures or settings.
+        The run folders, in order.
     """
-    scripts = pathlib.Path(__file__).parents[1] / "scripts"
     run_dirs = [pathlib.Path(root) / step.name for step in steps]
-    end = time.monotonic() + 60 * minutes
     for number, (step, run_dir) in enumerate(zip(steps, run_dirs, strict=True), start=1):
-        if time.monotonic() > end:
-            print(f"\nThe time is up; the same command goes on with {step.name}.")
-            return run_dirs[: number - 1]
         print(f"\n[{number}/{len(steps)}] {step.script} {' '.join(step.flags)}", flush=True)
-        if runs.is_complete(run_dir):
-            _check_run(step, run_dir, data_dir)
-        else:
-            command = [scripts / f"{step.script}.py", *step.flags]
-            command += ["--data-dir", data_dir, "--run-dir", run_dir, "--resume"]
-            if step.start:
-                command += ["--start", pathlib.Path(root) / step.start]
-            _run(command, step.name)
+        start = ("--start", run_dir.with_name(step.start)) if step.start else ()
+        places = ("--data-dir", data_dir, "--run-dir", run_dir, "--resume")
+        _run(step.script, *step.flags, *start, *places)
         if evaluate and "test" not in read_json(run_dir / "metrics.json"):
-            _run([scripts / "evaluate.py", "--flip", run_dir], f"evaluation of {step.name}")
+            _run("evaluate", "--tta", run_dir)
     return run_dirs
 
 
-def print_ladder(run_dirs, root):
-    """Prints the table of evaluated runs and writes `history.png`, their curves together.
-
-    Args:
-        run_dirs: Run folders.
-        root: Folder for the picture.
-    """
-    rows = [("stage", "recipe", "test accuracy", "95 % interval", "minutes")]
+def print_runs(run_dirs, split):
+    """Prints a table of runs as measured on a split, and writes their curves to `history.png`."""
+    print(f"\n{'run':<36}{split:>10}{'95 % interval':>18}{'loss':>8}{'minutes':>9}")
     for run_dir in run_dirs:
-        _, metrics = runs.load_run(run_dir)
-        test = metrics["test"]
-        low, high = test["accuracy_interval95"]
-        rows.append((
-            metrics["stage"].replace("_", " "),
-            f"{metrics['preset']} {metrics['variant']}",
-            f"{test['accuracy']:.1%}",
-            f"{low:.1%} to {high:.1%}",
-            f"{metrics['wall_seconds'] / 60:.1f}",
-        ))  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print()
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
-    if metrics["drawings"]:
-        print("\nThese figures are for drawings of cats and dogs, not for photographs.")
-
-    picture = pathlib.Path(root) / "history.png"
-    histories = {run_dir.name: runs.read_history(run_dir) for run_dir in run_dirs}
-    save_figure(plot_history(histories), picture)
-    print(f"\nFigures: {picture}")
+        metrics = read_json(run_dir / "metrics.json")
+        measured = metrics[split]
+        low, high = measured["accuracy_interval95"]
+        print(
+            f"{run_dir.name:<36}{measured['accuracy']:>10.1%}{f'{low:.1%} to {high:.1%}':>18}"
+            f"{measured['loss']:>8.3f}{metrics['wall_seconds'] / 60:>9.1f}"
+        )
+    if metrics.get("sketches"):
+        print("\nThese figures are for sketches drawn by this program, not for photographs.")
+    path = run_dirs[0].with_name("history.png")
+    save_figure(plot_history({run_dir.name: read_history(run_dir) for run_dir in run_dirs}), path)
+    print(f"\nCurves of all runs: {path}\nOne page for each:")
     for run_dir in run_dirs:
-        print(f"         {run_dir}/curves.png, confusion.png, roc.png")
+        print(f"    {run_dir}/report.html")
 
 
-def print_sweep(run_dirs, root):
-    """Prints runs by validation loss, the best first, and writes them to `sweep.csv`.
-
-    Args:
-        run_dirs: Run folders.
-        root: Folder for the file.
-    """
-    rows = []
-    for run_dir in run_dirs:
-        _, metrics = runs.load_run(run_dir)
-        found = metrics["validation"]
-        rows.append((found["loss"], found["accuracy"], metrics["wall_seconds"], run_dir.name))
-    rows.sort()
-    print("\nvalidation loss  accuracy  minutes  run")
-    for loss, accuracy, seconds, name in rows:
-        print(f"{loss:15.4f}  {accuracy:8.1%}  {seconds / 60:7.1f}  {name}")
-    with atomic_path(pathlib.Path(root) / "sweep.csv") as path, path.open("w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([("loss", "accuracy", "seconds", "run"), *rows])
+def _run(script, *flags):
+    path = pathlib.Path(__file__).parents[1] / "scripts" / f"{script}.py"
+    finished = subprocess.run([sys.executable, *map(str, (path, *flags))])
+    if finished.returncode:  # the script has printed why
+        sys.exit(finished.returncode)
 
 
-def _check_run(step, run_dir, data_dir):
-    """Refuses a finished run of other pictures or settings: its figures would pass for these'."""
-    _, metrics = runs.load_run(run_dir)
-    if metrics["dataset_digest"] != load_manifest(data_dir).digest:
-        raise InputError(
-            f"Expected {run_dir} to be a run on {data_dir}, found one on other pictures or splits. "
-            "Move or delete that folder and start again."
-        )
-    config = metrics["config"]
-    wanted, _ = cli.parse_stage(_PRESETS[step.script], "", step.flags)
-    others = changes(config, wanted)
-    if pathlib.Path(str(config.get("start"))).name != str(step.start):
-        others["start"] = config.get("start")
-    if others:
-        raise InputError(
-            f"Expected {run_dir} to be made by {' '.join([step.script, *step.flags])}, found a run "
-            f"with other settings: {', '.join(f'{k}={v!r}' for k, v in others.items())}. "
-            "Move or delete that folder and start again."
-        )
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    steps: tyro.conf.Positional[Literal["small", "full", "sweep"]]
+    """Which steps to run."""
+    data_dir: str | None = None
+    """Prepared data set; by default the photographs if there are any, else the sketches."""
+    runs_dir: str | None = None
+    """Folder for the runs; by default runs/DATASET, runs/DATASET-small or runs/DATASET-sweep."""
 
 
-def _run(command, name):
-    code = subprocess.run([sys.executable, *map(str, command)]).returncode
-    if code:
-        raise InputError(
-            f"Expected {name} to end well, received exit code {code}; what it said stands above. "
-            "The same command goes on from here."
-        )
+@cli.command
+def ladder():
+    arguments = cli.parse(Arguments, __doc__)
+    data_dir, steps = find_data_dir(arguments.data_dir), arguments.steps
+    suffix = "" if steps == "full" else f"-{steps}"
+    root = arguments.runs_dir or f"runs/{load_manifest(data_dir).dataset}{suffix}"
+    evaluate = steps != "sweep"
+    chosen = {"small": SMALL, "full": FULL, "sweep": SWEEP}[steps]
+    run_dirs = climb(chosen, data_dir, root, evaluate)
+    print_runs(run_dirs, "test" if evaluate else "validation")
+
+
+if __name__ == "__main__":
+    ladder()

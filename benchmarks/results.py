@@ -1,261 +1,241 @@
-"""The evidence under `results/`, its summary, and the README's table made from it.
+"""Keeps the evidence under `results/` and makes the tables and figures from it.
 
 results/DATASET/RUN/metrics.json, history.csv, curves.png    copied from a run folder
-results/summary.json                                         one object a recipe
-results/ladder.png                                           the same as a picture
-results/frontier.png                                         test accuracy against minutes
-results/benchmark.json                                       from benchmarks/run_benchmark.py
-results/growth.json, growth.png                              from benchmarks/measure_growth.py
+results/benchmark.json, growth.json                          from benchmark.py and growth.py
+results/ladder.png, frontier.png, growth.png                 drawn here
+README.md, docs/results.md                                   the table between the marker lines
+
+Examples:
+    python benchmarks/results.py runs/dogs-vs-cats/*/    add these runs, then update everything
+    python benchmarks/results.py                         update tables and figures
 """
 
-import json
+import dataclasses
 import pathlib
 import shutil
 import statistics
 
-from frontier_plot import plot_frontier
-from growth import plot_growth
-from plots import plot_results
-from results_table import results_table
+import tyro
+from plots import STAGES, plot_frontier, plot_growth, plot_ladder
 
+from catsdogs import cli
 from catsdogs import config as presets
-from catsdogs.errors import InputError
 from catsdogs.evaluation.figures import save_figure
 from catsdogs.evaluation.significance import summarize_seeds
-from catsdogs.files import atomic_folder, atomic_path, read_json, write_json
-from catsdogs.stages import run as runs
-from catsdogs.stages.recipe import changes
-from catsdogs.tables import BENCHMARK, EVIDENCE, GROWTH
+from catsdogs.files import atomic_path, read_json
 
-__all__ = ["add_runs", "readme_with_table", "summarize", "update"]
+__all__ = ["add_runs", "full_table", "replace_table", "short_table", "summarize", "update"]
 
-_EVIDENCE_FILES = ("metrics.json", "history.csv", "curves.png")
+_ROOT = pathlib.Path(__file__).parents[1]
+_DATASET = "dogs-vs-cats"
 _PRESETS = {
     "scratch": presets.SCRATCH,
     "feature_extract": presets.FEATURE_EXTRACT,
     "finetune": presets.FINETUNE,
 }
-_BEGIN, _END = "<!-- results table: begin -->", "<!-- results table: end -->"
-# Settings that are no part of the recipe, or stand in a column of their own.
-_NOT_SETTINGS = {"preset", "variant", "augmentation", "seed", "smoke"}
-# The best of the three editions of Deep Learning with Python, 2,000 training images: test accuracy
-# where the book gives it, else validation accuracy.
-_PUBLISHED = (
-    ("book, scratch + augmentation (3rd ed.)", 0.839),
-    ("book, small Xception from scratch (3rd ed.)", 0.908),
-    ("book, VGG16 features + augmentation (2nd ed.)", 0.975),
-    ("book, Xception features + augmentation (3rd ed.)", 0.984),
-    ("book, VGG16 fine-tuned (2nd ed.)", 0.985),
-    ("book, Xception fine-tuned (3rd ed.)", 0.986),
-)
-# Test accuracy that the second edition states for the recipe that the benchmark times.
-_BOOK = {"scratch": 0.835, "feature_extract": 0.975, "finetune": 0.985}
+_VARIANTS = {
+    "none": "no augmentation",
+    "basic": "basic augmentation",
+    "strong": "strong augmentation",
+    "cached": "cached features",
+    "augmented": "augmented views",
+    "end_to_end": "end to end",
+}
+# Settings that are no part of the recipe, or are shown elsewhere in its row.
+_NOT_SETTINGS = {
+    "preset", "variant", "augmentation", "image_size", "crop_size", "seed", "smoke",
+}  # fmt: skip
+# The rows of the README, by the names of their runs.
+_SHORT = (
+    "scratch-textbook-basic", "scratch-best-strong", "scratch-record-strong",
+    "feature_extract-best-cached-150", "feature_extract-best-cached-256",
+    "feature_extract-best-cached", "feature_extract-best-augmented", "finetune-best-augmented",
+)  # fmt: skip
+_BEGIN, _END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
-def add_runs(run_dirs, results_dir="results"):
-    """Copies the small evidence of evaluated runs to `results/DATASET/RUN/`.
+def add_runs(run_dirs, results_dir):
+    """Copies the evidence of evaluated runs to `results_dir/DATASET/RUN/`."""
+    for run_dir in map(pathlib.Path, run_dirs):
+        metrics = read_json(run_dir / "metrics.json")
+        if "test" not in metrics:
+            print(f"Left out, not evaluated: {run_dir}")
+            continue
+        folder = pathlib.Path(results_dir) / metrics["dataset"] / run_dir.resolve().name
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("metrics.json", "history.csv", "curves.png"):
+            shutil.copyfile(run_dir / name, folder / name)
+
+
+def summarize(folder):
+    """Summarizes the evidence of one data set.
 
     Args:
-        run_dirs: Run folders.
-        results_dir: Where the evidence is kept.
-
-    Raises:
-        InputError: If a run is not finished or not evaluated, or two have one name; then none is
-            added.
-    """
-    places = {}
-    for run_dir in map(pathlib.Path, run_dirs):
-        _, metrics = runs.load_run(run_dir)
-        if "test" not in metrics:
-            raise InputError(
-                f"Expected an evaluated run, received {run_dir}, which has no test figures. "
-                f"Run python scripts/evaluate.py {run_dir} first."
-            )
-        for path in (run_dir / name for name in _EVIDENCE_FILES):
-            if not path.is_file():
-                raise InputError(f"Expected a file at {path}, found none. Train the run again.")
-        if metrics["config"]["smoke"]:
-            raise InputError(f"Expected a full run, received {run_dir}, made with --smoke.")
-        resolved = run_dir.resolve()
-        place = pathlib.Path(results_dir) / metrics["dataset"] / resolved.name
-        if (other := places.setdefault(place, resolved)) != resolved:
-            raise InputError(
-                f"Expected one run a name, received {other} and {resolved}. Rename one of them."
-            )
-    for place, run_dir in places.items():
-        with atomic_folder(place) as folder:
-            for name in _EVIDENCE_FILES:
-                shutil.copyfile(run_dir / name, folder / name)
-
-
-def summarize(results_dir="results"):
-    """Summary rows of all evidence, one a recipe: by stage, the textbook's before this project's.
+        folder: Folder of run folders.
 
     Returns:
-        A list of dictionaries, JSON-ready; accuracies are fractions.
+        A list of dictionaries, one for each recipe, which is what the seeds have in common: from
+        scratch first, then by test accuracy. Accuracies are fractions.
     """
     recipes = {}
-    for path in sorted(pathlib.Path(results_dir).glob("*/*/metrics.json")):
-        metrics = read_json(path, "Remove it, or add the run again.", EVIDENCE)
-        settings = _settings(metrics)
+    for path in sorted(pathlib.Path(folder).glob("*/metrics.json")):
+        metrics = read_json(path)
         key = (
-            list(_PRESETS).index(metrics["stage"]), metrics["preset"] != "textbook",
-            metrics["dataset"], metrics["variant"], metrics["image_size"], len(settings),
-            json.dumps(settings, sort_keys=True), metrics["precision"], metrics["dataset_digest"],
+            metrics["stage"], _label(metrics), metrics["image_size"], metrics["precision"],
+            metrics["dataset_digest"],
         )  # fmt: skip
-        recipes.setdefault(key, []).append((path.parent, metrics))
-    return [_row(recipes[key], pathlib.Path(results_dir)) for key in sorted(recipes)]
+        recipes.setdefault(key, []).append((path.parent.name, metrics))
+    rows = [_summarize_recipe(members) for members in recipes.values()]
+    stages = list(STAGES)
+    return sorted(rows, key=lambda row: (stages.index(row["stage"]), row["accuracy"]["mean"]))
 
 
-def readme_with_table(readme, summary):
-    """The README's text with its results table made anew.
+def full_table(rows, results="../results"):
+    """The table of every recipe as Markdown; every seed links to its evidence.
 
     Args:
-        readme: The README's text, with the two marker lines.
-        summary: Rows from `summarize`.
-
-    Raises:
-        InputError: If the markers are missing.
+        rows: From `summarize`.
+        results: The link to the folder of the evidence.
     """
-    if readme.count(_BEGIN) != 1 or readme.count(_END) != 1:
-        raise InputError(f"Expected the lines {_BEGIN} and {_END} once each in the README.")
-    before, rest = readme.split(_BEGIN)
+    lines = [
+        "| stage | recipe | image | test accuracy | 95 % interval | with TTA | validation "
+        "| minutes | minutes, cached | peak memory | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        links = " ".join(
+            f"[{seed}]({results}/{_DATASET}/{run}/metrics.json)"
+            for seed, run in zip(row["seeds"], row["runs"], strict=True)
+        )
+        tta = "" if row["tta_accuracy"] is None else f"{100 * row['tta_accuracy']:.1f} %"
+        cells = (
+            STAGES[row["stage"]][0], row["label"], f"{row['image_size']}²", _accuracy(row),
+            _interval(row), tta, f"{100 * row['val_accuracy']:.1f} %",
+            _minutes(row["cold_seconds"]), _minutes(row["cached_seconds"]), _memory(row), links,
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def short_table(rows):
+    """The README's table as Markdown: some of the rows from `summarize`."""
+    lines = [
+        "| recipe | image | test accuracy | 95 % interval | minutes | peak memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if row["runs"][0].rpartition("-seed")[0] in _SHORT:
+            cached = "" if row["cold_seconds"] else " (cached)"
+            minutes = _minutes(row["cold_seconds"] or row["cached_seconds"]) + cached
+            recipe = f"{STAGES[row['stage']][0]}, {row['label']}"
+            cells = recipe, f"{row['image_size']}²", _accuracy(row), _interval(row)
+            lines.append(f"| {' | '.join((*cells, minutes, _memory(row)))} |")
+    return "\n".join(lines)
+
+
+def replace_table(text, table):
+    """The text with what lies between its two marker lines replaced."""
+    before, rest = text.split(_BEGIN)
     _, after = rest.split(_END)
-    return f"{before}{_BEGIN}\n{results_table(summary)}\n{_END}{after}"
+    return f"{before}{_BEGIN}\n{table}\n{_END}{after}"
 
 
-def update(root="."):
-    """Writes `results/summary.json`, the pictures and the README's table.
-
-    Returns:
-        Paths of the files, relative to `root`.
-    """
-    root = pathlib.Path(root)
-    summary = summarize(root / "results")
-    if not summary:
-        raise InputError(
-            f"Expected evaluated runs in {root / 'results'}, found none. "
-            "Add some: python benchmarks/update_results.py runs/dogs-vs-cats/*/"
-        )
-    figures = {"ladder": plot_results(summary, _PUBLISHED)}
-    benchmark, growth = root / "results" / "benchmark.json", root / "results" / "growth.json"
-    if benchmark.exists():
-        found = read_json(benchmark, "Run benchmarks/run_benchmark.py again.", BENCHMARK)
-        figures["frontier"] = _frontier(summary, found)
-    if growth.exists():
-        found = read_json(growth, "Run benchmarks/measure_growth.py again.", GROWTH)
-        figures["growth"] = plot_growth(found["rows"])
-    readme = readme_with_table((root / "README.md").read_text(encoding="utf-8"), summary)
-    # From here on nothing is read that could be refused.
-    write_json(root / "results" / "summary.json", summary)
-    for name, figure in figures.items():
-        save_figure(figure, root / "results" / f"{name}.png")
-    with atomic_path(root / "README.md") as path:
-        path.write_text(readme, encoding="utf-8")
-    return ["results/summary.json", *(f"results/{name}.png" for name in figures), "README.md"]
+def update(root=_ROOT):
+    """Writes the tables and figures of the project at `root`."""
+    results = pathlib.Path(root) / "results"
+    rows = summarize(results / _DATASET)
+    for name, table in (("README.md", short_table(rows)), ("docs/results.md", full_table(rows))):
+        text = (root / name).read_text(encoding="utf-8")
+        with atomic_path(root / name) as path:
+            path.write_text(replace_table(text, table), encoding="utf-8")
+    save_figure(plot_ladder(rows), results / "ladder.png")
+    benchmark = read_json(results / "benchmark.json")
+    hardware = _hardware(benchmark["environment"])
+    # Minutes of another machine do not belong in the same figure.
+    points = [row for row in rows if row["cold_seconds"] and row["hardware"] == hardware]
+    seconds = {stage: timed["seconds"] for stage, timed in benchmark["textbook"].items()}
+    save_figure(plot_frontier(points, seconds, hardware), results / "frontier.png")
+    save_figure(plot_growth(read_json(results / "growth.json")["rows"]), results / "growth.png")
 
 
-def _frontier(summary, benchmark):
-    if benchmark["quick"]:
-        raise InputError(
-            "Expected results/benchmark.json of a whole benchmark, received one made with --quick. "
-            "Run python benchmarks/run_benchmark.py --output results/benchmark.json."
-        )
-    environment = benchmark["environment"]
-    hardware = f"{environment['cores']} cores, {environment['processor']}"
-    # Minutes of other machines and accuracies of other pictures do not belong in one figure.
-    rows = [
-        row
-        for row in summary
-        if row["wall_seconds"]
-        and (row["dataset"], row["hardware"]) == (benchmark["dataset"], hardware)
-    ]
-    return plot_frontier([_point(row) for row in rows], _book_points(benchmark))
-
-
-def _point(row):
-    changed = ", ".join(
-        f"{name.replace('_', ' ')} {value}"
-        for name, value in row["settings"].items()
-        if name not in ("image_size", "crop_size", "pooled_only")
-    )
-    label = f"{row['variant']} {row['image_size']}²".replace("_", " ")
-    label += f", {row['preset']}" if row["preset"] != "best" else ""
-    return {
-        "stage": row["stage"],
-        "label": label + (f", {changed}" if changed else ""),
-        "minutes": row["wall_seconds"] / 60,
-        "accuracy": row["test_accuracy"]["mean"],
-        "interval95": row["test_accuracy"]["interval95"],
-    }
-
-
-def _book_points(benchmark):
-    minutes = {stage: found["seconds_scaled"] / 60 for stage, found in benchmark["book"].items()}
-    minutes["finetune"] += minutes["feature_extract"]  # it starts from the head
-    names = {"scratch": "convnet", "feature_extract": "features", "finetune": "fine-tuned"}
-    return [
-        {"label": f"book's {names[stage]}", "minutes": minutes[stage], "accuracy": accuracy}
-        for stage, accuracy in _BOOK.items()
-    ]
-
-
-def _settings(metrics):
-    """What differs from the preset, seed and variant aside, and what the start was made with that
-    differs from the one which fine-tuning makes itself."""
-    presets_of_stage = _PRESETS[metrics["stage"]]
-    if metrics["preset"] not in presets_of_stage:
-        raise InputError(
-            f"Expected a preset out of {', '.join(presets_of_stage)} for {metrics['stage']}. "
-            f"Received: {metrics['preset']}."
-        )
-    changed = changes(metrics["config"], presets_of_stage[metrics["preset"]])
+def _label(metrics):
+    """Names a recipe: its variant, its preset, and what differs from the preset."""
+    label = _VARIANTS[metrics["variant"]]
+    if metrics["preset"] != "best":
+        label += f" ({metrics['preset']})"
+    preset = _PRESETS[metrics["stage"]][metrics["preset"]]
+    changed = presets.changed_settings(metrics["config"], preset)
     settings = {name: changed[name] for name in changed if name not in _NOT_SETTINGS}
-    # The same start for several seeds, and how the precision was asked for, make no other recipe.
-    at_start = metrics.get("start_changes", {})
-    names = [name for name in at_start if name not in ("seed", "precision")]
-    return settings | {f"start_{name}": at_start[name] for name in names}
+    of_head = metrics["start"]["changes"] if "start" in metrics else {}
+    settings |= {f"head {k}": of_head[k] for k in of_head if k not in ("seed", "precision")}
+    return label + "".join(f", {k.replace('_', ' ')} {v}" for k, v in settings.items())
 
 
-def _row(members, results_dir):
+def _summarize_recipe(members):
+    """One row from pairs of a run's name and its metrics."""
     members = sorted(members, key=lambda member: member[1]["config"]["seed"])
-    first = members[0][1]
-    seeds = [metrics["config"]["seed"] for _, metrics in members]
-    if len(set(seeds)) < len(seeds):
-        places = ", ".join(str(path) for path, _ in members)
-        raise InputError(
-            f"Expected one run a seed, received seeds {seeds} of one recipe: {places}. "
-            "Remove the run that is too many."
-        )
-    tests = [metrics["test"] for _, metrics in members]
-    values = [test["accuracy"] for test in tests]
+    runs, found = zip(*members, strict=True)
+    first = found[0]
+    with_tta = [metrics["test_tta"]["accuracy"] for metrics in found if "test_tta" in metrics]
 
-    def mean_seconds(timing):
-        seconds = [metrics["wall_seconds"] for _, metrics in members if metrics[timing]]
-        return round(statistics.fmean(seconds), 1) if seconds else None
+    def mean_seconds(kind):
+        seconds = [metrics["wall_seconds"] for metrics in found if metrics[kind]]
+        return statistics.fmean(seconds) if seconds else None
 
-    environment = first["environment"]
-    commits = sorted({metrics["environment"]["commit"] or "unknown" for _, metrics in members})
     return {
         "stage": first["stage"],
-        "preset": first["preset"],
-        "variant": first["variant"],
-        "dataset": first["dataset"],
-        "settings": _settings(first),
+        "label": _label(first),
         "image_size": first["image_size"],
-        "seeds": seeds,
-        "test_accuracy": summarize_seeds(values, tests[0]["num_images"]),
-        "flip_accuracy": _mean_or_none([m.get("test_flip") for _, m in members]),
-        "val_accuracy": statistics.fmean(m["validation"]["accuracy"] for _, m in members),
-        "wall_seconds": mean_seconds("cold"),
-        "warm_wall_seconds": mean_seconds("warm"),
-        "peak_rss_mb": max(metrics["peak_rss_mb"] for _, metrics in members),
-        "hardware": f"{environment['cores']} cores, {environment['processor']}",
-        "precision": first["precision"],
-        "commit": ", ".join(commits),
-        "evidence": [path.relative_to(results_dir).as_posix() for path, _ in members],
+        "runs": runs,
+        "seeds": [metrics["config"]["seed"] for metrics in found],
+        "accuracy": summarize_seeds(
+            [metrics["test"]["accuracy"] for metrics in found], first["test"]["num_images"]
+        ),
+        "tta_accuracy": statistics.fmean(with_tta) if with_tta else None,
+        "val_accuracy": statistics.fmean(m["validation"]["accuracy"] for m in found),
+        "cold_seconds": mean_seconds("cold"),
+        "cached_seconds": mean_seconds("warm"),
+        "peak_rss_mb": max(metrics["peak_rss_mb"] for metrics in found),
+        "hardware": _hardware(first["environment"]),
     }
 
 
-def _mean_or_none(tests):
-    return statistics.fmean(test["accuracy"] for test in tests) if all(tests) else None
+def _hardware(environment):
+    return f"{environment['cores']} cores, {environment['processor']}"
+
+
+def _accuracy(row):
+    accuracy = row["accuracy"]
+    text = f"**{100 * accuracy['mean']:.1f} %**"
+    if accuracy["std"] is not None:
+        text += f" ± {100 * accuracy['std']:.1f} ({len(row['seeds'])} seeds)"
+    return text
+
+
+def _interval(row):
+    low, high = row["accuracy"]["interval95"]
+    return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def _minutes(seconds):
+    return "" if seconds is None else f"{seconds / 60:.1f}"
+
+
+def _memory(row):
+    return f"{row['peak_rss_mb'] / 1024:.1f} GiB"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Folders of evaluated runs to add."""
+
+
+@cli.command
+def results():
+    add_runs(cli.parse(Arguments, __doc__).runs, _ROOT / "results")
+    update()
+
+
+if __name__ == "__main__":
+    results()

@@ -14,7 +14,7 @@ import time
 import hypothesis
 import pytest
 
-from catsdogs.stages.environment import describe_environment
+from catsdogs.stages.run import describe_environment
 
 _FAST = 20  # examples of a property in `make test`
 _FULL = 1000  # and in `make torture`

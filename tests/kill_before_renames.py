@@ -15,7 +15,7 @@ import runpy
 import signal
 import sys
 
-from catsdogs.locks import PART
+from catsdogs.files import PART
 
 
 def main():

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from catsdogs.console import print_evaluation, print_predictions
-from catsdogs.data.progress import Progress
+from catsdogs.console import Progress
 from catsdogs.errors import InputError
 from catsdogs.inference.predict import Prediction
 

@@ -11,13 +11,11 @@ import io
 import json
 import shutil
 import sys
-import zipfile
 
-import h5py
 import numpy as np
 import pytest
 from conftest import METRICS, ROOT
-from hostile_files import edit_model, raw_zip
+from hostile_files import raw_zip
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,9 +27,6 @@ from catsdogs.data.sources import open_source
 from catsdogs.data.splits import prepare
 from catsdogs.errors import InputError
 from catsdogs.files import write_json
-from catsdogs.models import networks as models
-from catsdogs.models import weights
-from catsdogs.models.model_file import load_saved_model, read_card, save_model
 from catsdogs.stages import run as runs
 
 MOST = settings.default.max_examples
@@ -274,80 +269,6 @@ def test_damaged_text(campaign, place, manifest, metrics, history):
         with one_line():
             found = runs.read_history(place)
             assert all(np.isfinite(values).all() for values in found.values())
-
-
-# Models
-
-
-@pytest.fixture(scope="module")
-def model_file(place):
-    path = place / "honest.keras"
-    model = models.build_textbook_convnet(46)
-    save_model(model, path, classes=("cat", "dog"), image_size=46, temperature=1)
-    return path.read_bytes()
-
-
-@settings(max_examples=MOST)
-@given(changed({"classes": ["cat", "dog"], "image_size": 46, "resize": "", "temperature": 1.0}))
-def test_changed_cards(campaign, place, model_file, card):
-    with campaign.fault("random models: loaded or refused in one line"):
-        path = edit_model(model_file, place / "card.keras", card=lambda content: card)
-        with one_line():
-            found = read_card(path)
-            assert len(found["classes"]) >= 2 and found["temperature"] > 0
-
-
-@settings(max_examples=max(2, MOST // 10))
-@given(st.data())
-def test_changed_configs(campaign, place, model_file, data):
-    with zipfile.ZipFile(io.BytesIO(model_file)) as archive:
-        content = data.draw(changed(json.loads(archive.read("config.json"))))
-    with campaign.fault("random models: loaded or refused in one line"):
-        path = edit_model(model_file, place / "a.keras", config=lambda _: content)
-        with one_line():
-            saved = load_saved_model(path)
-            assert saved.model.predict_on_batch(np.zeros((1, 46, 46, 3))).shape == (1, 1)
-
-
-@settings(max_examples=max(2, MOST // 10))
-@given(st.data())
-def test_damaged_models(campaign, place, model_file, data):
-    # Most of it is weights, whose damage nobody could notice: damage what surrounds them.
-    with zipfile.ZipFile(io.BytesIO(model_file)) as archive:
-        found = archive.read("model.weights.h5")
-    content = data.draw(damaged(found[:4000])) + found[4000:]
-    with campaign.fault("random models: loaded or refused in one line"):
-        path = edit_model(model_file, place / "b.keras", weights=lambda _: content)
-        with one_line():
-            load_saved_model(path)
-
-
-def weights_file(suffix):
-    """A small file of weights, as far from whole as it takes to be small."""
-    if suffix == ".h5":
-        buffer = io.BytesIO()
-        with h5py.File(buffer, "w") as file:
-            file["block1_conv1/kernel:0"] = np.zeros((3, 3, 3, 64), np.float32)
-            file["block1_conv1/bias:0"] = np.zeros(64, np.float32)
-        return buffer.getvalue()
-    onnx = pytest.importorskip("onnx")
-    kernel = onnx.numpy_helper.from_array(np.zeros((64, 3, 3, 3), np.float32), "kernel")
-    bias = onnx.numpy_helper.from_array(np.zeros(64, np.float32), "bias")
-    node = onnx.helper.make_node("Conv", ["x", "kernel", "bias"], ["y"])
-    graph = onnx.helper.make_graph([node], "g", [], [], [kernel, bias])
-    return onnx.helper.make_model(graph).SerializeToString()
-
-
-@pytest.mark.parametrize("suffix", [".h5", ".onnx"])
-@settings(max_examples=max(5, MOST // 2))
-@given(data=st.data())
-def test_damaged_weights(campaign, place, suffix, data):
-    path = place / f"weights{suffix}"
-    path.write_bytes(data.draw(damaged(weights_file(suffix))))
-    with campaign.fault("random weights: refused in one line"):
-        with pytest.raises(InputError) as caught:
-            weights.load_vgg16_weights(path)
-        assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
 
 
 # Command lines

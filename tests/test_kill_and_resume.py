@@ -26,7 +26,7 @@ from conftest import ROOT, answer_all_signals
 
 from catsdogs.errors import InputError
 from catsdogs.files import atomic_folder, atomic_path
-from catsdogs.locks import PART, hold
+from catsdogs.files import PART, lock
 
 KILL_BEFORE_RENAMES = ROOT / "tests" / "kill_before_renames.py"
 SCRATCH = [

@@ -1,12 +1,29 @@
-"""The networks: their size, what they promise one another, and what training may change."""
-
-import functools
+"""The networks: their size, what every classifier has in common, and what training may change."""
 
 import keras
 import numpy as np
 import pytest
+from tiny_backbone import TINY
 
-from catsdogs.models import networks as models
+from catsdogs.errors import InputError
+from catsdogs.models.backbones import (
+    BACKBONES,
+    build_base,
+    build_classifier,
+    build_head,
+    check_frozen_layers,
+    freeze,
+    split_model,
+    unfreeze_after,
+)
+from catsdogs.models.convnets import (
+    build_logits,
+    build_residual_convnet,
+    build_textbook_convnet,
+    divide_logits,
+    in_float32,
+)
+from catsdogs.models.weights import digest_tensors, load_vgg16_weights
 
 SIZE = 32
 RNG = np.random.default_rng(0)
@@ -14,186 +31,164 @@ IMAGES = RNG.integers(0, 256, (8, SIZE, SIZE, 3)).astype(np.float32)
 LABELS = (np.arange(8) % 2).astype(np.float32)[:, None]
 
 
-@pytest.fixture(scope="module")
-def conv_base(vgg16_weights):
-    return models.build_vgg16_base(SIZE, weights=vgg16_weights)
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "tiny", TINY)
 
 
-def build_vgg16_classifier(pooling, normalize):
-    base = models.build_vgg16_base(SIZE, pooling)
-    models.freeze(base)
-    head = models.build_head(base.output.shape[1:], units=16, normalize=normalize)
-    return models.build_vgg16_classifier(base, head)
+def build_frozen(backbone="tiny", pooling="average", normalize=True, num_classes=2):
+    base = build_base(backbone, SIZE, pooling)
+    freeze(base)
+    head = build_head(base.output.shape[1:], 16, normalize=normalize, num_classes=num_classes)
+    return build_classifier(base, head)
 
 
-BUILDERS = {
-    "textbook": functools.partial(models.build_textbook_convnet, 96),
-    "textbook without dropout": functools.partial(models.build_textbook_convnet, 96, 0),
-    "residual": models.build_residual_convnet,
-    "vgg16 averaged": functools.partial(build_vgg16_classifier, "average", True),
-    "vgg16 flat": functools.partial(build_vgg16_classifier, "none", False),
+CLASSIFIERS = {
+    "textbook": lambda num_classes: build_textbook_convnet(48, num_classes=num_classes),
+    "residual": lambda num_classes: build_residual_convnet(0.3, num_classes, (8, 16), 1),
+    "tiny": lambda num_classes: build_frozen(num_classes=num_classes),
+    "vgg16": lambda num_classes: build_frozen("vgg16", "none", False, num_classes),
 }
 
 
-def layers_of(model):
-    """All layers, those of models inside models included."""
-    for layer in model.layers:
-        yield layer
-        if isinstance(layer, keras.Model):
-            yield from layers_of(layer)
-
-
-def train(model, images=IMAGES, epochs=1):
-    model.compile(keras.optimizers.SGD(1e-3), "binary_crossentropy")
-    history = model.fit(images, LABELS, batch_size=4, epochs=epochs, verbose=0)
+def train(model, images=IMAGES):
+    """Trains for one epoch; returns the paths of the weights that have changed."""
+    before = [weight.numpy().tobytes() for weight in model.weights]
+    model.compile(keras.optimizers.SGD(0.01), "binary_crossentropy")
+    history = model.fit(images, LABELS, batch_size=4, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
+    pairs = zip(before, model.weights, strict=True)
+    return {weight.path for old, weight in pairs if old != weight.numpy().tobytes()}
 
 
-def test_exact_parameter_counts(conv_base):
-    assert models.build_textbook_convnet().count_params() == 3_453_121
-    assert models.build_textbook_convnet(dropout=0).count_params() == 3_453_121
-    assert models.build_residual_convnet().count_params() == 2_802_545
-    assert conv_base.count_params() == 14_714_688
-    # The book's head on 150-pixel features: 4 * 4 * 512 to 256 to 1.
-    head = models.build_head((4, 4, 512), normalize=False)
+def test_exact_parameter_counts(vgg16_weights):
+    assert build_textbook_convnet().count_params() == 3_453_121
+    assert build_textbook_convnet(dropout=0).count_params() == 3_453_121
+    assert build_residual_convnet().count_params() == 2_802_545
+    assert build_base("vgg16", SIZE).count_params() == 14_714_688
+    head = build_head((4, 4, 512), normalize=False)  # the textbook's, at 150 pixels
     assert head.count_params() == (4 * 4 * 512 + 1) * 256 + 257
 
 
-def test_dropout_is_there_only_when_asked_for():
-    def dropouts(model):
-        return [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
-
-    assert dropouts(models.build_textbook_convnet()) == [0.5]
-    assert dropouts(models.build_textbook_convnet(dropout=0)) == []
-    assert dropouts(models.build_residual_convnet(0.2)) == [0.2]
-    assert dropouts(models.build_head((512,), dropout=0.1)) == [0.1]
-
-
-@pytest.mark.parametrize(
-    "name, policy",
-    [*((name, "float32") for name in BUILDERS),
-     ("vgg16 averaged", "mixed_bfloat16")],
-)  # fmt: skip
-def test_contract_of_every_builder(name, policy, tmp_path, request):
-    if "vgg16" in name:
-        request.getfixturevalue("vgg16_weights")
-    keras.config.set_dtype_policy(policy)
-    keras.utils.set_random_seed(0)
-    model = BUILDERS[name]()
-    side = model.input.shape[1] or SIZE
-    images = RNG.integers(0, 256, (8, side, side, 3)).astype(np.float32)
-    images[0], images[1] = 0, 255
-
-    inner = [type(layer).__name__ for layer in layers_of(model)]
-    assert not any(kind.startswith("Random") or kind == "Lambda" for kind in inner)
-    assert model.get_layer("head" if "vgg16" in name else "logit")
-
-    train(model, images)
-    predicted = model.predict(images, verbose=0)
-    assert predicted.dtype == np.float32 and predicted.shape == (8, 1)
-    assert predicted.min() >= 0 and predicted.max() <= 1
-    # Inference is a function of the image alone: no dropout, no batch statistics.
-    np.testing.assert_allclose(model.predict(images[2:5], verbose=0), predicted[2:5], atol=0.01)
-
-    model.save(tmp_path / "model.keras")
-    reloaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
-    np.testing.assert_array_equal(reloaded.predict(images, verbose=0), predicted)
-
-
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_logit_is_what_the_sigmoid_sees(policy):
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_contract_of_every_classifier(name, policy, tmp_path, vgg16_weights):
     keras.config.set_dtype_policy(policy)
-    model = models.build_residual_convnet()
-    inside = keras.Model(model.input, [model.get_layer("logit").output, model.output])
-    logit, probability = inside.predict(IMAGES, verbose=0)
-    assert logit.dtype == np.float32
-    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logit)), rtol=1e-5)
+    for num_classes, shape in ((2, (8, 1)), (3, (8, 3))):
+        model = CLASSIFIERS[name](num_classes)
+        side = model.input.shape[1] or SIZE
+        images = RNG.integers(0, 256, (8, side, side, 3)).astype(np.float32)
+
+        probabilities = model.predict(images, verbose=0)
+        assert probabilities.dtype == np.float32 and probabilities.shape == shape
+        assert probabilities.min() >= 0 and probabilities.max() <= 1
+        if num_classes == 3:
+            np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+        # An image's probability does not depend on the others: no dropout, no batch statistics.
+        alone = model.predict(images[2:5], verbose=0)
+        np.testing.assert_allclose(alone, probabilities[2:5], atol=0.01)
+
+        model.save(tmp_path / "model.keras")
+        reloaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+        np.testing.assert_array_equal(reloaded.predict(images, verbose=0), probabilities)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_logits_and_temperature(name, vgg16_weights):
+    model = CLASSIFIERS[name](2)
+    side = model.input.shape[1] or SIZE
+    images = RNG.integers(0, 256, (4, side, side, 3)).astype(np.float32)
+    logits = keras.Model(model.input, build_logits(model))
+    before = logits.predict(images, verbose=0)
+    probabilities = model.predict(images, verbose=0)
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-before)), rtol=1e-4)
+    divide_logits(model, 2.5)
+    np.testing.assert_allclose(logits.predict(images, verbose=0), before / 2.5, rtol=1e-4)
+
+
+def test_a_copy_in_float32_computes_in_float32():
+    keras.utils.set_random_seed(0)
+    expected = build_frozen().predict(IMAGES, verbose=0)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    keras.utils.set_random_seed(0)
+    model = build_frozen()
+    assert np.abs(model.predict(IMAGES, verbose=0) - expected).max() > 1e-5
+    np.testing.assert_array_equal(in_float32(model).predict(IMAGES, verbose=0), expected)
 
 
 def test_the_residual_net_takes_any_size():
-    model = models.build_residual_convnet()
+    model = build_residual_convnet()
     for height, width in ((32, 32), (47, 47), (48, 80)):
         assert model(np.zeros((1, height, width, 3), np.float32)).shape == (1, 1)
 
 
-def test_frozen_base_trains_four_tensors_and_keeps_its_own(vgg16_weights):
-    model = build_vgg16_classifier("none", normalize=False)
-    head = model.get_layer("head")
-    assert len(model.trainable_weights) == len(head.weights) == 4
-    frozen = [w.numpy() for w in model.weights if "block" in w.path]
-    trained = [w.numpy() for w in head.weights]
-    assert len(frozen) == 26
-    train(model)
-    for before, weight in zip(frozen, [w for w in model.weights if "block" in w.path], strict=True):
-        assert before.tobytes() == weight.numpy().tobytes(), weight.path
-    for before, weight in zip(trained, head.weights, strict=True):
-        assert np.abs(before - weight.numpy()).max() > 0, weight.path
+@pytest.mark.parametrize("backbone, num_frozen", [("vgg16", 20), ("tiny", 6)])
+def test_what_each_stage_trains(backbone, num_frozen, vgg16_weights, tmp_path):
+    model = build_frozen(backbone, "none", normalize=False)
+    num_base = len(model.weights) - 4
+    head = {weight.path for weight in model.get_layer("head").weights}
+    assert len(head) == 4 and train(model) == head
 
-
-def test_fine_tuning_trains_ten_tensors_and_keeps_the_rest(vgg16_weights, tmp_path):
-    # As the stage does it: a model from a file, frozen when it was saved.
-    build_vgg16_classifier("none", normalize=False).save(tmp_path / "start.keras")
+    # Fine-tuning loads a model whose base was frozen when it was saved.
+    model.save(tmp_path / "start.keras")
     model = keras.models.load_model(tmp_path / "start.keras", safe_mode=True)
     assert len(model.trainable_weights) == 4
-    models.unfreeze_block5(model)
-    assert len(model.trainable_weights) == 10
-    paths = {weight.path for weight in model.trainable_weights}
-    assert sum("block5_conv" in path for path in paths) == 6
-    before = {weight.path: weight.numpy() for weight in model.weights}
-    train(model)
-    for weight in model.weights:
-        same = before[weight.path].tobytes() == weight.numpy().tobytes()
-        assert same == (weight.path not in paths), weight.path
+    unfreeze_after(model, BACKBONES[backbone].cut)
+    trained = {weight.path for weight in model.weights[num_frozen:]}
+    assert len(model.trainable_weights) == len(trained) == num_base - num_frozen + 4
+    assert train(model) == trained
+    check_frozen_layers(model, backbone, tmp_path)
 
 
-def test_the_base_is_kerass_with_kerass_preprocessing(conv_base, vgg16_weights):
-    from catsdogs.models.weights import load_vgg16_weights
+@pytest.mark.parametrize("backbone", ["vgg16", "tiny"])
+def test_training_the_suffix_trains_the_classifier(backbone, vgg16_weights):
+    model = build_frozen(backbone)
+    unfreeze_after(model, BACKBONES[backbone].cut)
+    prefix, suffix = split_model(model, BACKBONES[backbone].cut)
+    assert not prefix.trainable_weights
+    assert len(suffix.trainable_weights) == len(model.trainable_weights)
+    before = model.predict(IMAGES, verbose=0)
+    middle = prefix.predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(suffix.predict(middle, verbose=0), before, atol=1e-5)
+    train(suffix, middle)
+    after = model.predict(IMAGES, verbose=0)
+    assert np.abs(after - before).max() > 1e-4
+    np.testing.assert_allclose(suffix.predict(middle, verbose=0), after, atol=1e-5)
 
+
+@pytest.mark.parametrize("backbone, layer", [("vgg16", "block2_conv1"), ("tiny", "norm")])
+def test_changed_frozen_layers_are_refused(backbone, layer, vgg16_weights):
+    model = build_frozen(backbone)
+    first, *others = model.get_layer(layer).get_weights()
+    first.flat[0] = np.nextafter(first.flat[0], np.float32(9))  # by one bit
+    model.get_layer(layer).set_weights([first, *others])
+    for wrong in (model, build_residual_convnet(widths=(8,))):
+        with pytest.raises(InputError, match=f"in here whose layers up to .* {backbone}"):
+            check_frozen_layers(wrong, backbone, "here")
+
+
+def test_the_base_equals_keras_with_its_own_preprocessing(vgg16_weights):
     reference = keras.applications.VGG16(
         include_top=False, weights=None, input_shape=(SIZE, SIZE, 3)
     )
     for name, tensors in load_vgg16_weights(vgg16_weights).items():
         reference.get_layer(name).set_weights(tensors)
-    expected = reference.predict(
-        keras.applications.vgg16.preprocess_input(IMAGES.copy()), verbose=0
-    )
-    found = conv_base.predict(IMAGES, verbose=0)
-    assert found.shape == (8, 1, 1, 512)
+    images = np.concatenate([IMAGES, np.zeros_like(IMAGES[:1])])
+    prepared = keras.applications.vgg16.preprocess_input(images.copy())
+    expected = reference.predict(prepared, verbose=0)
+    assert expected.shape == (9, 1, 1, 512)
+    found = build_base("vgg16", SIZE).predict(images, verbose=0)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
-    # Only the order of the channels and the ImageNet mean, so that grey is far from zero input.
-    black = reference.predict(np.zeros((1, SIZE, SIZE, 3), np.float32), verbose=0)
-    assert np.abs(conv_base.predict(np.zeros((1, SIZE, SIZE, 3)), verbose=0) - black).max() > 0.1
 
 
-def test_average_pooling_is_the_mean_over_positions(vgg16_weights):
-    keras.utils.set_random_seed(0)
-    images = RNG.integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
-    positions = models.build_vgg16_base(64, "none").predict(images, verbose=0)
-    averaged = models.build_vgg16_base(64, "average").predict(images, verbose=0)
-    assert positions.shape == (2, 2, 2, 512)
-    np.testing.assert_allclose(averaged, positions.mean(axis=(1, 2)), rtol=1e-4, atol=1e-4)
+def test_average_pooling_is_the_mean_over_positions():
+    positions = build_base("tiny", SIZE, "none").predict(IMAGES, verbose=0)
+    averaged = build_base("tiny", SIZE, "average").predict(IMAGES, verbose=0)
+    assert positions.shape == (8, 4, 4, 8)
+    np.testing.assert_allclose(averaged, positions.mean(axis=(1, 2)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("cut", ["block4_pool", "block3_pool"])
-def test_split_base_equals_the_whole_and_shares_its_weights(conv_base, cut):
-    prefix, suffix = models.split_base(conv_base, cut)
-    assert prefix.output.shape[-1] == {"block4_pool": 512, "block3_pool": 256}[cut]
-    joined = suffix.predict(prefix.predict(IMAGES, verbose=0), verbose=0)
-    np.testing.assert_allclose(joined, conv_base.predict(IMAGES, verbose=0), rtol=1e-5, atol=1e-4)
-    whole = {id(weight) for weight in conv_base.weights}
-    parts = [id(weight) for model in (prefix, suffix) for weight in model.weights]
-    assert len(parts) == len(whole) and set(parts) == whole
-
-
-def test_training_the_suffix_trains_the_classifier(vgg16_weights):
-    model = build_vgg16_classifier("average", normalize=True)
-    models.unfreeze_block5(model)
-    prefix, suffix = models.split_base(model)
-    assert not prefix.trainable_weights
-    assert len(suffix.trainable_weights) == len(model.trainable_weights) == 12
-    before = model.predict(IMAGES, verbose=0)
-    train(suffix, prefix.predict(IMAGES, verbose=0))
-    after = model.predict(IMAGES, verbose=0)
-    assert np.abs(after - before).max() > 0
-    joined = suffix.predict(prefix.predict(IMAGES, verbose=0), verbose=0)
-    np.testing.assert_allclose(joined, after, atol=1e-5)
+@pytest.mark.parametrize("backbone", ["vgg16", "tiny"])
+def test_a_record_names_its_own_weights(backbone, vgg16_weights):
+    base = build_base(backbone, SIZE)
+    assert digest_tensors(base.get_weights()) == BACKBONES[backbone].weights_digest

@@ -25,7 +25,7 @@ from catsdogs.data.sources import open_source
 from catsdogs.data.splits import prepare
 from catsdogs.errors import InputError
 from catsdogs.inference import export
-from catsdogs.locks import hold
+from catsdogs.files import lock
 from catsdogs.models import networks as models
 from catsdogs.models.model_file import load_saved_model
 from catsdogs.stages import evaluate as evaluate_run
@@ -75,7 +75,7 @@ def test_one_folder_one_process(tmp_path):
             assert "\n" not in str(told.value)
     (tmp_path / "y").mkdir()
     with start("hold", tmp_path / "y", "shared"):
-        with hold(tmp_path / "y", shared=True):
+        with hold(tmp_path / "y"):
             pass
         with pytest.raises(InputError, match=TOLD), hold(tmp_path / "y"):
             pass

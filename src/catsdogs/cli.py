@@ -1,254 +1,526 @@
-"""From dataclass to command line, and from error to one clear line."""
+"""The commands: each script calls the function of its name.
+
+TensorFlow takes seconds to load, so a command imports what needs it only once its arguments are
+known to be good.
+"""
 
 import contextlib
 import dataclasses
 import functools
-import importlib
+import inspect
 import io
 import itertools
-import logging
+import json
 import os
 import pathlib
-import shutil
+import signal
 import sys
 import tempfile
+from typing import Annotated, Literal
 
+import pydantic
 import tyro
 
-from catsdogs.errors import InputError, explain, say_briefly, say_line
-from catsdogs.stages import run as runs
-from catsdogs.stops import find_stop, ignore_stops, raise_stops
+from catsdogs import config, console
+from catsdogs.errors import InputError, describe_invalid, printable, shorten, user_message
 
-__all__ = ["StagePlaces", "load_quietly", "parse", "parse_stage", "run", "usable_runs"]
+__all__ = [
+    "demo",
+    "evaluate",
+    "explain",
+    "export",
+    "finetune",
+    "plot_history",
+    "predict",
+    "prepare_data",
+    "train_feature_extract",
+    "train_scratch",
+]
 
-_TRAINED = "Go on with the same command and --resume."
-_GO_ON = dict.fromkeys(("train_scratch.py", "train_feature_extract.py", "finetune.py"), _TRAINED)
-_GO_ON["demo.py"] = "The page is closed."
-_MIN_COLUMNS = 20  # in fewer, tyro never ends
+Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN_OR_MODEL")]
+Paths = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH...")]
+Runs = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN...")]
+
+
+def command(main):
+    """Makes a function a command: what its user can act on becomes one line and an exit code.
+
+    Exit codes: 0 done; 1 a file could not be read (`predict`); 2 the input cannot be used; 130
+    interrupted by Ctrl-C or `kill`; 141 nobody reads the output any more, as with `head`.
+    """
+
+    @functools.wraps(main)
+    def run():
+        name = main.__name__
+        sys.stdout.reconfigure(line_buffering=True)  # in a log, too, one sees how far it is
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` is like Ctrl-C
+        try:
+            code = main() or 0
+            sys.stdout.flush()
+        except KeyboardInterrupt as interrupt:
+            training = name in ("train_scratch", "train_feature_extract", "finetune")
+            again = "Resume with the same command and --resume." if training else ""
+            code = _complain(f"{name}: Interrupted {interrupt}".rstrip() + f". {again}", 130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 141
+        except Exception as error:
+            message = user_message(error)
+            if message is None:
+                raise
+            code = _complain(f"{name}: {message}", 2)
+        sys.exit(code)
+
+    return run
+
+
+@command
+def prepare_data():
+    """Checks pictures, splits them and writes a data set, without near-duplicates across splits.
+
+    Examples:
+        python scripts/prepare_data.py                       downloads Microsoft's photographs
+        python scripts/prepare_data.py --archive train.zip   Kaggle's, or Microsoft's archive
+        python scripts/prepare_data.py --folder my_pictures --train 300 --validation 100 --test 100
+        python scripts/prepare_data.py --sketches            drawn by this program, no network
+    """
+    settings = parse(config.PrepareConfig, prepare_data.__doc__)
+    from catsdogs.data.sources import open_pictures
+    from catsdogs.data.splits import prepare
+
+    sizes = {"train": settings.train, "validation": settings.validation, "test": settings.test}
+    with open_pictures(
+        archive=settings.archive,
+        folder=settings.folder,
+        sketches=settings.sketches,
+        rabbits=settings.rabbits,
+        num_pictures=sum(sizes.values()),
+    ) as source:
+        data_dir = settings.data_dir or f"data/{source.name}"
+        manifest = prepare(source, data_dir, **sizes, overwrite=settings.overwrite)
+    print(manifest.describe())
+    print(f"Prepared in {data_dir}")
+    if settings.preview:
+        with quiet_tensorflow():
+            from catsdogs.data.augment import preview_augmentation
+            from catsdogs.data.images import load_split
+            from catsdogs.evaluation.plots import plot_image_grid, save_figure
+        images, _ = load_split(data_dir, manifest, "train", config.SCRATCH["best"].image_size)
+        path = pathlib.Path(data_dir) / "augmentation.jpg"
+        save_figure(plot_image_grid(*preview_augmentation(images[0]), columns=8), path)
+        print(f"Augmentation shown in {path}")
 
 
 @dataclasses.dataclass(frozen=True)
-class StagePlaces:
-    """Where a stage reads and writes; the same flags on every training script."""
+class TrainingPaths:
+    """Where a training command reads and writes."""
 
     data_dir: str | None = None
     """Prepared data set; by default the photographs if there are any, else the sketches."""
     run_dir: str | None = None
     """Folder for the results; by default runs/DATASET/STAGE-PRESET-VARIANT-seedN."""
     resume: bool = False
-    """Go on with a run that was stopped, from its last whole epoch; without one, start."""
+    """Resume an interrupted run after its last complete epoch; if there is none, start it."""
     tensorboard: bool = False
     """Also write event files to tensorboard/ in the run folder, for: tensorboard --logdir runs"""
 
 
-def parse(arguments_class, description, default=None, words=None):
-    """Parses a command line into a dataclass; field comments are the help texts.
+@command
+def train_scratch():
+    """Trains a small convnet from random weights.
+
+    Examples:
+        python scripts/train_scratch.py --smoke                   does it run? (seconds)
+        python scripts/train_scratch.py                           this project's recipe
+        python scripts/train_scratch.py --preset record           the highest accuracy, in hours
+        python scripts/train_scratch.py --preset textbook         the textbook's recipe
+        python scripts/train_scratch.py --preset textbook --augmentation none --dropout 0
+        python scripts/train_scratch.py --resume                  resume after an interruption
+    """
+    settings, paths = parse_training(config.SCRATCH, train_scratch.__doc__)
+    with quiet_tensorflow():
+        from catsdogs.stages import scratch
+    console.print_outcome(*scratch.train_scratch(settings, **vars(paths)))
+
+
+@command
+def train_feature_extract():
+    """Trains a new head on a frozen base that was pretrained on ImageNet.
+
+    Examples:
+        python scripts/train_feature_extract.py --smoke               does it run? (seconds)
+        python scripts/train_feature_extract.py                       cached features: minutes
+        python scripts/train_feature_extract.py --image-size 256      faster, a little less accurate
+        python scripts/train_feature_extract.py --variant augmented   several views of each image
+        python scripts/train_feature_extract.py --preset textbook
+        python scripts/train_feature_extract.py --resume              resume after an interruption
+    """
+    settings, paths = parse_training(config.FEATURE_EXTRACT, train_feature_extract.__doc__)
+    with quiet_tensorflow():
+        from catsdogs.stages import feature_extract
+    console.print_outcome(*feature_extract.train_feature_extract(settings, **vars(paths)))
+
+
+@command
+def finetune():
+    """Trains the last block of a pretrained base together with a trained head.
+
+    Examples:
+        python scripts/finetune.py --smoke               does it run? (seconds)
+        python scripts/finetune.py                       makes the head first if there is none
+        python scripts/finetune.py --start runs/dogs-vs-cats/feature_extract-best-cached-seed0
+        python scripts/finetune.py --resume              resume after an interruption
+    """
+    settings, paths = parse_training(config.FINETUNE, finetune.__doc__)
+    with quiet_tensorflow():
+        from catsdogs.stages import finetune as stage
+    console.print_outcome(*stage.finetune(settings, **vars(paths)))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateArguments:
+    runs: Runs
+    """Run folders."""
+    data_dir: str | None = None
+    """Prepared data set; by default the one that each run was trained on."""
+    tta: bool = False
+    """Test-time augmentation: also measure the mean prediction for each picture and its horizontal
+    flip, in twice the time."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@command
+def evaluate():
+    """Measures finished runs on the test split: accuracy with its interval, loss, ROC AUC.
+
+    Writes a report.html into each run folder, and compares several runs with each other.
+
+    Examples:
+        python scripts/evaluate.py runs/dogs-vs-cats/finetune-best-augmented-seed0
+        python scripts/evaluate.py runs/dogs-vs-cats/*/           several runs, one table
+        python scripts/evaluate.py runs/dogs-vs-cats/*/ --json    for a program to read
+        python scripts/evaluate.py runs/dogs-vs-cats/*/ --tta     with test-time augmentation
+    """
+    arguments = parse(EvaluateArguments, evaluate.__doc__)
+    finished = finished_runs(arguments.runs)
+    with quiet_tensorflow():
+        from catsdogs.evaluation import report
+        from catsdogs.stages.evaluate import evaluate_runs
+    metrics = evaluate_runs(finished, arguments.data_dir, tta=arguments.tta)
+    comparisons = report.compare_runs(list(metrics))
+    if arguments.json:
+        kinds = ("test", "test_tta") if arguments.tta else ("test",)
+        found = {run: {kind: one[kind] for kind in kinds} for run, one in metrics.items()}
+        print(json.dumps({"runs": found, "comparisons": comparisons}, indent=2))
+    else:
+        console.print_evaluation(metrics)
+        print(*(one["sentence"] for one in comparisons), sep="\n")
+    if comparisons:
+        print(f"Comparison: {report.write_comparison(metrics, comparisons)}", file=sys.stderr)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlotArguments:
+    runs: Runs
+    """Run folders; several are drawn into one figure."""
+    output: str = "history.png"
+    """Picture to write."""
+    smoothing: float | None = None
+    """Weight of the past in the exponential moving average, from 0 to below 1; by default 0.8, and
+    less for runs so short that the average would lag behind."""
+    show: bool = False
+    """Also open the picture in a window."""
+
+
+@command
+def plot_history():
+    """Plots accuracy and loss over epochs, training and validation, raw and smoothed.
+
+    Examples:
+        python scripts/plot_history.py runs/dogs-vs-cats/scratch-textbook-basic-seed0
+        python scripts/plot_history.py runs/dogs-vs-cats/scratch-* --output scratch.png
+        python scripts/plot_history.py runs/dogs-vs-cats/scratch-* --smoothing 0.9 --show
+    """
+    arguments = parse(PlotArguments, plot_history.__doc__)
+    from catsdogs.evaluation import plots
+    from catsdogs.files import read_history
+
+    histories = {pathlib.Path(run).name: read_history(run) for run in arguments.runs}
+    figure = plots.plot_history(histories, arguments.smoothing)
+    plots.save_figure(figure, arguments.output)
+    print(arguments.output)
+    if arguments.show:
+        plots.show_figure(figure)
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictArguments:
+    model: Model
+    """Run folder or .keras file."""
+    pictures: Paths
+    """Files, folders, patterns in quotes, or - for a list on standard input."""
+    threshold: Annotated[float, tyro.conf.arg(metavar="PROBABILITY")] = 0.8
+    """Answers of a lower probability are marked as unsure."""
+    tta: bool = False
+    """Test-time augmentation: mean prediction for each picture and its horizontal flip."""
+    format: Literal["table", "json", "csv"] = "table"
+    """How to print the answers."""
+
+
+@command
+def predict():
+    """Predicts what pictures show, with a calibrated probability.
+
+    Examples:
+        python scripts/predict.py runs/dogs-vs-cats/finetune-best-augmented-seed0 photo.jpg
+        python scripts/predict.py model.keras my_pictures/ --format csv > answers.csv
+        find . -name '*.jpg' | python scripts/predict.py RUN - --format json
+
+    Files that cannot be read are named on standard error and skipped; the exit code is then 1.
+    """
+    arguments = parse(PredictArguments, predict.__doc__)
+    with quiet_tensorflow():
+        from catsdogs.inference import predict as prediction
+        from catsdogs.models.model_file import load_saved_model
+    saved = load_saved_model(arguments.model)
+    return prediction.print_predictions(
+        prediction.predict_pictures(
+            saved, prediction.list_pictures(arguments.pictures), tta=arguments.tta
+        ),
+        saved.classes,
+        arguments.threshold,
+        arguments.format,
+        prediction.count_pictures(arguments.pictures),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplainArguments:
+    model: Model
+    """Run folder or .keras file."""
+    pictures: Paths
+    """Files, folders, or patterns in quotes."""
+    output: str | None = None
+    """Folder to write; by default explain beside the model."""
+    layers: tuple[str, ...] = ()
+    """Layers to look into; by default the deepest of every resolution."""
+    target: str | None = None
+    """Class whose evidence is shown; by default each picture's prediction."""
+    channels: int = 10
+    """Channels to show of each layer: those that respond most to the pictures."""
+
+
+@command
+def explain():
+    """Shows what a model sees in pictures: Grad-CAM, occlusion, activations and its filters.
+
+    Examples:
+        python scripts/explain.py runs/dogs-vs-cats/finetune-best-augmented-seed0 photo.jpg
+        python scripts/explain.py model.keras my_pictures/ --output explained --target dog
+        python scripts/explain.py RUN photo.jpg --layers block3_conv1 block5_conv3
+    """
+    arguments = parse(ExplainArguments, explain.__doc__)
+    with quiet_tensorflow():
+        from catsdogs.inference.explain import explain_pictures
+        from catsdogs.models.model_file import load_saved_model
+    saved = load_saved_model(arguments.model)
+    written = explain_pictures(
+        saved,
+        arguments.pictures,
+        pathlib.Path(arguments.output or saved.path.with_name("explain")),
+        layer_names=arguments.layers,
+        target=arguments.target,
+        num_channels=arguments.channels,
+    )
+    print(*map(printable, written), sep="\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportArguments:
+    model: Model
+    """Run folder or .keras file."""
+    format: Literal["savedmodel", "onnx", "litert"] = "onnx"
+    """TensorFlow's SavedModel, ONNX or LiteRT (.tflite)."""
+    output: str | None = None
+    """Folder to write; by default export-FORMAT beside the model."""
+    pictures: tuple[str, ...] = ()
+    """Files and folders to compare on; by default the validation pictures of the run."""
+
+
+@command
+def export():
+    """Writes a trained model for other programs, checked against Keras on real pictures.
+
+    Examples:
+        python scripts/export.py runs/dogs-vs-cats/finetune-best-augmented-seed0 --format onnx
+        python scripts/export.py model.keras --format litert --pictures my_pictures/
+    """
+    arguments = parse(ExportArguments, export.__doc__)
+    with quiet_tensorflow():
+        from catsdogs.inference.export import export_model
+        from catsdogs.models.model_file import load_saved_model
+        from catsdogs.stages.run import validation_folder
+    saved = load_saved_model(arguments.model)
+    pictures = arguments.pictures or (validation_folder(saved.path.parent),)
+    folder = pathlib.Path(arguments.output or saved.path.with_name(f"export-{arguments.format}"))
+    number, difference, difference_here = export_model(saved, arguments.format, folder, pictures)
+    print(
+        f"{folder}: same predictions as Keras in float32 on {number} pictures, to within "
+        f"{difference:.1e} in probability\n(to within {difference_here:.1e} of the model in its "
+        f"own precision).\nClass names and preprocessing: {folder}/model.json"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoArguments:
+    models: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[RUN_OR_MODEL...]")
+    ] = ()
+    """Run folders or .keras files to choose among on the page."""
+    host: str = "127.0.0.1"
+    """Address to listen on; by default only this computer reaches the page."""
+    port: int = 7860
+    """Port to listen on."""
+    threshold: Annotated[float, tyro.conf.arg(metavar="PROBABILITY")] = 0.8
+    """Answers of a lower probability are marked as unsure."""
+
+
+@command
+def demo():
+    """Serves a local web page: drop a photo, see the answer and where the model looked.
+
+    Examples:
+        python scripts/demo.py
+        python scripts/demo.py runs/dogs-vs-cats/finetune-best-augmented-seed0 model.keras
+        python scripts/demo.py --host 0.0.0.0 --port 8000    for others on the network as well
+
+    Without a run all finished ones in runs/*/*/ are offered, the best validation accuracy first.
+    """
+    arguments = parse(DemoArguments, demo.__doc__)
+    with quiet_tensorflow():
+        from catsdogs.inference.demo import find_choices, serve
+    serve(find_choices(arguments.models), arguments.host, arguments.port, arguments.threshold)
+
+
+def parse(arguments_class, description, default=None):
+    """Parses the command line into a dataclass; the docstrings of its fields are the help texts.
 
     Args:
         arguments_class: The dataclass.
-        description: The script's docstring: what it does, then worked examples.
+        description: The command's docstring: what it does, then examples.
         default: An instance whose values are the defaults, or `None` for the class's own.
-        words: The command line without the script, or `None` for that of this process.
 
     Raises:
         InputError: If a flag is unknown or a value does not fit.
     """
     complaint = io.StringIO()
-    if shutil.get_terminal_size().columns < _MIN_COLUMNS:
-        os.environ["COLUMNS"] = str(_MIN_COLUMNS)
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
                 arguments_class,
-                args=words,
-                description=description,
+                description=inspect.cleandoc(description),
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
                 **({} if default is None else {"default": default}),
             )
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-        # tyro explains at length, in a box; what stands above its first rule says it all.
-        lines = [line.strip("│╭╮╰╯─ ") for line in complaint.getvalue().splitlines()][1:]
-        reason = " ".join(itertools.takewhile(bool, lines)).removesuffix(".")
-        lines = [line for line in lines if line]
-        hint = next(
-            (
-                f" Perhaps you meant {following}."
-                for line, following in itertools.pairwise(lines)
-                if line.startswith("Perhaps you meant")
-            ),
-            "",
-        )
-        raise InputError(f"{say_briefly(reason, 500)}.{hint} See --help.") from None
+        raise InputError(_reason(stop, complaint.getvalue())) from None
 
 
-def parse_stage(presets, description, words=None):
-    """Parses a training script's command line: a preset, changed by every other flag given.
+def parse_training(presets, description):
+    """Parses the command line of a training stage: a preset, changed by every other flag.
 
     Args:
         presets: `{"best": config, "textbook": config}` of one stage.
-        description, words: As for `parse`.
+        description: As for `parse`.
 
     Returns:
-        A pair of the stage's config and `StagePlaces`.
+        A pair of the stage's config and `TrainingPaths`.
     """
-    preset = "best"
-    words = sys.argv[1:] if words is None else words
-    for word, following in itertools.pairwise([*words, ""]):
-        if word == "--preset" and following in presets:
-            preset = following
-        if word.startswith("--preset=") and word.removeprefix("--preset=") in presets:
-            preset = word.removeprefix("--preset=")
-    chosen = presets[preset]
-
-    # The default's class decides which flags exist, so the class is made for this stage alone.
+    words = [word for argument in sys.argv[1:] for word in argument.split("=", 1)]
+    chosen = [name for flag, name in itertools.pairwise(words) if flag == "--preset"]
+    preset = presets.get(chosen[-1] if chosen else "best", presets["best"])
+    # The default's class decides which flags there are, so the class is made for this stage.
     arguments_class = dataclasses.make_dataclass(
         "Arguments",
         [
-            ("settings", tyro.conf.OmitArgPrefixes[type(chosen)]),
-            ("folders", tyro.conf.OmitArgPrefixes[StagePlaces]),
+            ("settings", tyro.conf.OmitArgPrefixes[type(preset)]),
+            ("paths", tyro.conf.OmitArgPrefixes[TrainingPaths]),
         ],
         frozen=True,
     )
-    default = arguments_class(chosen, StagePlaces())
-    arguments = parse(arguments_class, description, default, words)
-    return arguments.settings, arguments.folders
+    arguments = parse(arguments_class, description, arguments_class(preset, TrainingPaths()))
+    return arguments.settings, arguments.paths
 
 
-def load_quietly(module):
-    """Imports a module that needs TensorFlow, without the chatter.
+@contextlib.contextmanager
+def quiet_tensorflow():
+    """Hides what TensorFlow logs about processor features and missing GPUs while it loads.
 
-    Loading takes seconds, so scripts do it only once the command line is known to be good. While
-    TensorFlow loads it tells of processor features and missing GPUs, in words that look like
-    errors and that no environment variable silences.
-
-    Args:
-        module: Its name, as in `"catsdogs.stages.training_stages"`.
-
-    Returns:
-        The module.
+    It looks like errors, and no environment variable silences all of it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with tempfile.TemporaryFile() as chatter:
-        sys.stderr.flush()
-        stderr = os.dup(2)
-        os.dup2(chatter.fileno(), 2)
-        try:
-            import tensorflow as tf
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as log:
+            os.dup2(log.fileno(), 2)
+            try:
+                yield
+                import tensorflow as tf
 
-            # Every model that extracts features is traced anew, which is meant. Set only now,
-            # because in a notebook TensorFlow sets a level of its own while it loads.
-            logging.getLogger("tensorflow").setLevel(logging.ERROR)
-            tf.config.list_logical_devices()  # the last chatter comes with the devices
-            return importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name not in ("jax", "torch", "openvino"):
+                tf.get_logger().setLevel("ERROR")  # tracing anew for every model is meant
+                tf.config.list_logical_devices()  # the last messages come with the devices
+            except Exception:
+                log.seek(0)
+                os.write(stderr, log.read())
                 raise
-            raise InputError(
-                f"Expected the package {error.name}, which KERAS_BACKEND or keras.json in Keras's "
-                "folder asks for, found none. Set KERAS_BACKEND=tensorflow."
-            ) from None
-        except Exception as error:
-            if explain(error) is None:
-                chatter.seek(0)
-                os.write(stderr, chatter.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
-
-def run(main):
-    """Runs a script's `main` and ends the process.
-
-    Exit codes: 0 done; 2 the input cannot be used, the disk is full or the folder read-only, each
-    said in one line; 130 stopped with Ctrl-C, by `kill` or with the terminal; 141 nobody reads the
-    output any more, as with `head`.
-    """
-    script = pathlib.Path(sys.argv[0]).name
-    raise_stops()
-    try:
-        try:
-            main()
-        finally:  # here, where a full disk below `> answers.csv` can still be told
-            sys.stdout.flush()
-    except BrokenPipeError:
-        _drop_output()
-        sys.exit(141)
-    except KeyboardInterrupt as stop:
-        sys.exit(_stopped(stop))
-    except Exception as error:
-        if stop := find_stop(error):
-            sys.exit(_stopped(stop))
-        message = explain(error)
-        if message is None:
-            raise
-        _drop_output()
-        sys.exit(_say(f"{script}: {message}", 2))
     finally:
-        ignore_stops()
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
-def _drop_output():
-    """Gives up what standard output still holds, if it cannot be written: Python would try again
-    at the very end and complain."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _stopped(stop):
-    """Says where things stand and how to go on; returns the exit code."""
-    ignore_stops()
-    script = pathlib.Path(sys.argv[0]).name
-    place = f" {stop}" if str(stop) else ""
-    go_on = _GO_ON.get(script, "Give the same command again.")
-    return _say(f"{script}: Stopped{place}. {go_on}", 130)
-
-
-def _answer_early(answer, kind, error, traceback):
-    """What ends a script while it still loads what it needs, before `run` watches over it."""
-    if stop := find_stop(error):
-        sys.exit(_stopped(stop))
-    if message := explain(error):
-        sys.exit(_say(f"{pathlib.Path(sys.argv[0]).name}: {message}", 2))
-    answer(kind, error, traceback)
-
-
-def _say(message, code):
-    # Whatever stands in a name, it must not steer the terminal.
-    print(say_line(message), file=sys.stderr)
-    return code
-
-
-def usable_runs(run_dirs):
-    """The finished ones of the runs that were named; says which are left out.
+def finished_runs(run_dirs):
+    """The finished runs among those that were named; reports the others.
 
     Raises:
         InputError: If there is none.
     """
-    finished, left_out = runs.finished_runs(run_dirs)
-    for path in left_out:
-        _say(f"Left out, no finished run: {path}", 0)
+    finished = [run for run in run_dirs if (pathlib.Path(run) / "metrics.json").exists()]
+    for run in run_dirs:
+        if run not in finished:
+            _complain(f"Skipped, not a finished run: {run}", 0)
     if not finished:
         raise InputError(
             "Expected at least one finished run, received none. Example: runs/dogs-vs-cats/*/."
         )
-    for path in finished:
-        runs.load_run(path)
     return finished
 
 
-def _replace_closed_streams():
-    """Opens what was closed by `>&-`, or the next file that is opened would take its number."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (as long as the process)
+def _reason(stop, complaint):
+    """Why tyro refused a command line, in one line; it explains at length, in a box."""
+    error = stop
+    while error is not None:
+        if isinstance(error, pydantic.ValidationError):
+            name, problem = describe_invalid(error)
+            return f"--{name.replace('_', '-')} {problem}. See --help."
+        error = error.__cause__ or error.__context__
+    lines = [line.strip("│╭╮╰╯─ ") for line in complaint.splitlines()][1:]
+    reason = " ".join(itertools.takewhile(bool, lines)).removesuffix(".")
+    lines = [line for line in lines if line]
+    hint = next(
+        (
+            f" Perhaps you meant {following}."
+            for line, following in itertools.pairwise(lines)
+            if line.startswith("Perhaps you meant")
+        ),
+        "",
+    )
+    return f"{shorten(reason, 500)}.{hint} See --help."
 
 
-_replace_closed_streams()
-# What scripts import after this module takes part of a second. In a notebook Ctrl-C is its own.
-if pathlib.Path(sys.argv[0]).resolve().parent.name == "scripts":
-    sys.excepthook = functools.partial(_answer_early, sys.excepthook)
+def _complain(message, code):
+    print(printable(message), file=sys.stderr)  # whatever a file name holds
+    return code

@@ -1,15 +1,16 @@
-"""Every setting of every stage: one flat frozen dataclass a stage, and its presets.
+"""Every setting of every stage: one class a stage, and its presets.
 
 The `best` presets are this project's own recipes, chosen on the validation split; `record` takes
 longer for more. The `textbook` presets follow chapter 5 of the first edition of *Deep Learning with
 Python* (F. Chollet, 2017): architecture, optimizer, learning rate, batch size and epochs. The
-comment under a field is its help text on the command line.
+docstring under a field is its help text on the command line.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
-from catsdogs.errors import InputError
+import pydantic
+from pydantic import Field
 
 __all__ = [
     "FEATURE_EXTRACT",
@@ -19,178 +20,163 @@ __all__ = [
     "FinetuneConfig",
     "PrepareConfig",
     "ScratchConfig",
-    "check",
+    "changed_settings",
+    "head_config",
+    "run_name",
     "shrink",
 ]
 
-Preset = Literal["best", "textbook"]
-Precision = Literal["auto", "float32", "mixed_bfloat16"]
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=0.95)]
+Pixels = Annotated[int, Field(ge=32, le=2048)]
 
 
-@dataclasses.dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """Where the pictures come from and how many of them are used."""
 
     archive: str | None = None
     """Zip file: Microsoft's kagglecatsanddogs, or Kaggle's dogs-vs-cats.zip or train.zip."""
     folder: str | None = None
-    """Folder of pictures with one sub-folder a class."""
+    """Folder of pictures with one sub-folder for each class."""
     sketches: bool = False
-    """Draw cats and dogs instead of using photographs; needs no network."""
+    """Draw sketches of cats and dogs instead of using photographs; needs no network."""
     rabbits: bool = False
-    """With --sketches: draw rabbits too, a third class."""
-    train: int = 2000
+    """With --sketches: draw rabbits too, as a third class."""
+    train: Count = 2000
     """Pictures to train on, all classes together."""
-    validation: int = 1000
+    validation: Count = 1000
     """Pictures to choose settings and epochs with."""
-    test: int = 1000
+    test: Count = 1000
     """Pictures for the final figures only."""
     data_dir: str | None = None
     """Folder to write; by default data/NAME, where NAME is the data set's name."""
     overwrite: bool = False
     """Replace a different data set that is already in the folder."""
     preview: bool = False
-    """Also save a picture that shows one image augmented many ways."""
+    """Also save a picture that shows one image augmented in many ways."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ScratchConfig:
-    """Settings of a small convnet trained from random weights."""
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
+class _TrainingConfig:
+    """What all training stages have in common."""
 
     preset: Literal["best", "record", "textbook"] = "best"
-    """Recipe to start from; every other flag changes one setting of it."""
-    augmentation: Literal["none", "book", "strong"] = "strong"
-    """How training images are varied: not at all, as in the book, or by random crops and colour."""
+    """Recipe to start from; every other flag changes one of its settings."""
+    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    """AdamW with warm-up and cosine decay, or RMSprop at a constant rate."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    """Learning rate; for AdamW the peak of its schedule."""
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.05
+    """Decoupled weight decay of AdamW; biases and normalisation are exempt."""
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.04
+    """Fraction of all steps in which AdamW's rate rises from zero."""
+    label_smoothing: Fraction = 0.04
+    """How far targets move towards uniform probabilities, in training only."""
+    batch_size: Count = 32
+    """Images per step."""
+    epochs: Count = 30
+    """Passes over the training images."""
+    precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
+    """Arithmetic; `auto` uses bfloat16 where this CPU has instructions for it."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Decides initial weights, order, augmentation and dropout."""
+    smoke: bool = False
+    """Shrink images, data and epochs so that the command ends in seconds."""
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
+class ScratchConfig(_TrainingConfig):
+    """Settings of a small convnet trained from random weights."""
+
+    augmentation: Literal["none", "basic", "strong"] = "strong"
+    """None; rotation, shift, shear, zoom and flip; or random crops, colour and erasing."""
     architecture: Literal["residual", "textbook"] = "residual"
-    """Small residual network, or the book's four convolutions and one wide dense layer."""
-    image_size: int = 192
-    """Side of the square images, in pixels, for training and for evaluation."""
-    crop_size: int = 160
+    """Small residual network, or four convolutions and one wide dense layer."""
+    image_size: Pixels = 192
+    """Side of the square images in pixels, for training and for evaluation."""
+    crop_size: Pixels = 160
     """Side of the random crops of `strong`: objects look larger in training than in evaluation,
-    which the larger evaluation image makes up for (Touvron et al. 2019)."""
-    first_crop_size: int = 96
-    """Side of these crops at first; over three quarters of the epochs it grows to `crop_size`
-    if that is larger, which saves time and keeps a young network from learning details by heart."""
-    mixup: float = 0.5
-    """Share of training images that are blended with another one, and their labels alike; training
-    accuracy then counts the one that shows more, and stays below that of validation."""
-    dropout: float = 0.3
-    """Share of activations dropped before the last layers, in training only."""
-    optimizer: Literal["adamw", "rmsprop"] = "adamw"
-    """AdamW with warm-up and cosine decay, or RMSprop at a constant rate."""
-    learning_rate: float = 1e-3
-    """Learning rate: the peak of the schedule for AdamW."""
-    weight_decay: float = 0.05
-    """Decoupled weight decay of AdamW; never applied to biases and normalisation."""
-    warmup: float = 0.04
-    """Share of all steps in which the rate climbs from zero; AdamW only."""
-    label_smoothing: float = 0.04
-    """Share by which targets move towards one over the number of classes, in training only."""
-    batch_size: int = 32
-    """Images a step."""
-    epochs: int = 110
+    for which the larger evaluation image makes up (Touvron et al. 2019)."""
+    first_crop_size: Pixels = 96
+    """Side of these crops at first; it grows to `crop_size` over three quarters of the epochs,
+    which saves time and regularises."""
+    mixup: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Fraction of training images that are blended with another one, and their labels alike;
+    training accuracy then stays below validation accuracy."""
+    dropout: Fraction = 0.3
+    """Dropout rate before the last layers."""
+    epochs: Count = 110
     """Passes over the training images."""
-    precision: Precision = "auto"
-    """Arithmetic; `auto` takes bfloat16 where this CPU has instructions for it."""
-    seed: int = 0
-    """Decides initial weights, order, augmentation and dropout."""
-    smoke: bool = False
-    """Shrink images, data and epochs so that the script ends in seconds."""
 
 
-@dataclasses.dataclass(frozen=True)
-class FeatureExtractConfig:
-    """Settings of a new head on the frozen VGG16 base."""
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureExtractConfig(_TrainingConfig):
+    """Settings of a new head on a frozen pretrained base."""
 
-    preset: Preset = "best"
-    """Recipe to start from; every other flag changes one setting of it."""
+    preset: Literal["best", "textbook"] = "best"
+    """Recipe to start from; every other flag changes one of its settings."""
+    backbone: str = "vgg16"
+    """Pretrained base."""
     variant: Literal["cached", "augmented", "end_to_end"] = "cached"
-    """Features of each image computed once; of several augmented views of it; or the frozen base
-    run anew on a fresh augmentation in every epoch, as in the book."""
-    image_size: int = 320
-    """Side of the square images, in pixels: the cheapest way to more accuracy."""
-    views: int = 3
-    """Views of each training image for `augmented`: itself, its mirror image, then random warps."""
+    """Features of each image, computed once; of several augmented views of it; or the frozen base
+    run in every epoch on freshly augmented images."""
+    image_size: Pixels = 320
+    """Side of the square images in pixels: the cheapest way to more accuracy."""
+    views: Count = 3
+    """Views of each training image for `augmented`: itself, its horizontal flip, then random
+    warps."""
     pooled_only: bool = False
-    """Store no block4_pool activations (0.4 MB an image at 320 pixels): saves disk, but fine-tuning
-    then has to run the first four blocks once more."""
+    """Do not keep the activations that fine-tuning trains on (for VGG16 0.4 MB an image at 320
+    pixels): saves disk, but fine-tuning then computes them."""
     pooling: Literal["average", "none"] = "average"
-    """Average the last feature map over positions, or keep every position as the book does."""
+    """Global average pooling of the last feature map, or none."""
     normalize: bool = True
-    """Each image's features are normalised first, which speeds up learning; --no-normalize does
-    without."""
-    units: int = 256
+    """Layer normalisation of the features, which speeds up learning; --no-normalize omits it."""
+    units: Annotated[int, Field(ge=1, le=65_536)] = 256
     """Width of the dense layer."""
-    dropout: float = 0.5
-    """Share of the dense layer dropped, in training only."""
-    optimizer: Literal["adamw", "rmsprop"] = "adamw"
-    """AdamW with warm-up and cosine decay, or RMSprop at a constant rate."""
-    learning_rate: float = 1e-3
-    """Learning rate: the peak of the schedule for AdamW."""
-    weight_decay: float = 0.05
-    """Decoupled weight decay of AdamW."""
-    warmup: float = 0.04
-    """Share of all steps in which the rate climbs from zero; AdamW only."""
-    label_smoothing: float = 0.04
-    """Share by which targets move towards one over the number of classes, in training only."""
-    batch_size: int = 64
-    """Images a step."""
-    epochs: int = 30
-    """Passes over the training images."""
+    dropout: Fraction = 0.5
+    """Dropout rate after the dense layer."""
+    batch_size: Count = 64
+    """Images per step."""
     weights: str | None = None
-    """File with the VGG16 ImageNet tensors; found or downloaded by itself when not given."""
-    precision: Precision = "auto"
-    """Arithmetic; `auto` takes bfloat16 where this CPU has instructions for it."""
-    seed: int = 0
-    """Decides initial weights, order, augmentation and dropout."""
-    smoke: bool = False
-    """Shrink images, data and epochs so that the script ends in seconds."""
+    """File with the base's ImageNet weights; found or downloaded if not given."""
 
 
-@dataclasses.dataclass(frozen=True)
-class FinetuneConfig:
-    """Settings of training VGG16's last convolutional block together with a trained head."""
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(_TrainingConfig):
+    """Settings of training the base's last block together with a trained head."""
 
-    preset: Preset = "best"
-    """Recipe to start from; every other flag changes one setting of it."""
+    preset: Literal["best", "textbook"] = "best"
+    """Recipe to start from; every other flag changes one of its settings."""
+    backbone: str = "vgg16"
+    """Pretrained base."""
     variant: Literal["cached", "augmented", "end_to_end"] = "augmented"
-    """Train on block4_pool activations of each image; of several views of it; or run the whole
-    network on a fresh augmentation in every epoch, as in the book."""
+    """Train on stored activations of each image; of several views of it; or run the complete
+    network in every epoch on freshly augmented images."""
     start: str | None = None
-    """Run folder of the feature extraction to start from; found or made when not given."""
-    views: int = 2
-    """Views of each training image for `augmented`: itself, its mirror image, then random warps."""
-    optimizer: Literal["adamw", "rmsprop"] = "adamw"
-    """AdamW with warm-up and cosine decay, or RMSprop at a constant rate."""
-    learning_rate: float = 2e-5
-    """Learning rate: small, since the weights are good already; the peak for AdamW."""
-    weight_decay: float = 0.05
-    """Decoupled weight decay of AdamW."""
-    warmup: float = 0.1
-    """Share of all steps in which the rate climbs from zero; AdamW only."""
-    label_smoothing: float = 0.04
-    """Share by which targets move towards one over the number of classes, in training only."""
-    batch_size: int = 32
-    """Images a step."""
-    epochs: int = 4
+    """Run folder of the feature extraction to start from; found or made if not given."""
+    views: Count = 2
+    """Views of each training image for `augmented`: itself, its horizontal flip, then random
+    warps."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-5
+    """Learning rate: small, since the weights are good already."""
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Fraction of all steps in which AdamW's rate rises from zero."""
+    epochs: Count = 4
     """Passes over the training images."""
     weights: str | None = None
-    """File with the VGG16 ImageNet tensors; found or downloaded by itself when not given."""
-    precision: Precision = "auto"
-    """Arithmetic, which must be that of the run to start from; `auto` takes that one's."""
-    seed: int = 0
-    """Decides order and dropout; also picks the run to start from."""
-    smoke: bool = False
-    """Shrink images, data and epochs so that the script ends in seconds."""
+    """File with the base's ImageNet weights; found or downloaded if not given."""
+    precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
+    """Arithmetic, which must be that of the run to start from; `auto` follows that run."""
 
 
 SCRATCH = {
     "best": ScratchConfig(),
-    # All that an hour or two can buy.
     "record": ScratchConfig(preset="record", image_size=224, crop_size=192, epochs=260),
     "textbook": ScratchConfig(
         preset="textbook",
-        augmentation="book",
+        augmentation="basic",
         architecture="textbook",
         image_size=150,
         mixup=0.0,
@@ -214,7 +200,6 @@ FEATURE_EXTRACT = {
         learning_rate=2e-5,
         label_smoothing=0.0,
         batch_size=20,
-        epochs=30,
     ),
 }
 
@@ -232,38 +217,16 @@ FINETUNE = {
 }
 
 
-def check(config):
-    """Refuses settings that cannot be trained with, before anything is made.
-
-    Args:
-        config: A stage's config.
-
-    Raises:
-        InputError: If a number is out of its range.
-    """
-    ranges = {
-        "image_size": (32, 2048), "crop_size": (32, 2048), "first_crop_size": (32, 2048),
-        "views": (1, 1000), "units": (1, 65_536), "mixup": (0, 1), "dropout": (0, 0.95),
-        "label_smoothing": (0, 0.95), "epochs": (1, 100_000), "batch_size": (1, 65_536),
-        "learning_rate": (1e-12, 10), "weight_decay": (0, 10), "warmup": (0, 1),
-        "seed": (0, 2**31 - 1),
-    }  # fmt: skip
-    for name, (low, high) in ranges.items():
-        value = getattr(config, name, low)
-        if not low <= value <= high:  # false for NaN too
-            flag = "--" + name.replace("_", "-")
-            raise InputError(f"Expected {flag} from {low:g} to {high:g}. Received: {value}.")
+def run_name(stage, preset, variant, seed):
+    """Name of a run's folder."""
+    return f"{stage}-{preset}-{variant}-seed{seed}"
 
 
 def shrink(config):
     """The same settings cut down so that the stage runs in seconds (`--smoke`).
 
-    Args:
-        config: A stage's config.
-
-    Returns:
-        A config of the same class with one or two epochs on images of 64 pixels; the stage itself
-        then takes a few images of each split.
+    Images have 64 pixels and there are at most two epochs; the stage itself takes a subset of the
+    images.
     """
     small = {"epochs": min(config.epochs, 2)}
     if hasattr(config, "image_size"):
@@ -273,3 +236,50 @@ def shrink(config):
     if hasattr(config, "views"):
         small["views"] = min(config.views, 3)
     return dataclasses.replace(config, **small)
+
+
+def head_config(config):
+    """The feature extraction that a fine-tuning starts from unless another is named.
+
+    Args:
+        config: A `FinetuneConfig`.
+
+    Returns:
+        A `FeatureExtractConfig`, shrunk already with `--smoke`.
+    """
+    preset = FEATURE_EXTRACT[config.preset]
+    variant = "cached"
+    if config.variant == "end_to_end":  # the textbook's network has no dropout here
+        variant, preset = "end_to_end", dataclasses.replace(preset, dropout=0.0)
+    head = dataclasses.replace(
+        preset,
+        variant=variant,
+        backbone=config.backbone,
+        weights=config.weights,
+        precision=config.precision,
+        seed=config.seed,
+        smoke=config.smoke,
+    )
+    return shrink(head) if head.smoke else head
+
+
+def changed_settings(recorded, config):
+    """The settings of a run that differ from a config, as far as its figures depend on them.
+
+    Args:
+        recorded: The run's settings, `config` in its `metrics.json`.
+        config: A stage's config.
+
+    Returns:
+        A dictionary of the recorded values that differ.
+    """
+    without_effect = {"weights", "start", "pooled_only"}
+    if recorded.get("variant") != "augmented":
+        without_effect.add("views")
+    if recorded.get("augmentation") != "strong":
+        without_effect |= {"crop_size", "first_crop_size"}
+    return {
+        name: value
+        for name, value in recorded.items()
+        if name not in without_effect and value != getattr(config, name, None)
+    }

@@ -1,170 +1,111 @@
-"""What the scripts print: outcomes, tables, answers."""
+"""What commands print: progress, outcomes, tables."""
 
-import csv
-import json
 import pathlib
 import sys
+import time
 
-from catsdogs.data.progress import Progress
-from catsdogs.errors import InputError, say_line
+__all__ = ["Progress", "print_evaluation", "print_outcome"]
 
-__all__ = ["accept_any_file_name", "print_evaluation", "print_outcome", "print_predictions"]
+_SECONDS_BETWEEN_LINES = 10  # off a terminal
+_MAX_MISTAKES = 6  # kinds of mistake listed for each run
 
-_SHOWN_MISTAKES = 6  # kinds of them, a run
+
+class Progress:
+    """Progress of a long task on stderr: a bar on a terminal, a line every ten seconds elsewhere.
+
+    Args:
+        label: What is being done, such as `"Decoding images"`.
+        total: Number of steps, or `None` if it is not known.
+        unit: Name of a step, such as `"MB"`.
+        scale: Steps in a unit.
+        hidden: Whether to show nothing.
+    """
+
+    def __init__(self, label, total, unit="", scale=1, hidden=False):
+        self._label, self._total, self._unit, self._scale = label, total, unit, scale
+        self._hidden, self._done, self._bar = hidden, 0, None
+
+    def __enter__(self):
+        self._shown = time.monotonic()
+        if not self._hidden and sys.stderr.isatty():
+            from rich import console, progress  # only on a terminal
+
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.TextColumn("{task.fields[count]}"),
+                progress.TimeRemainingColumn(),
+                console=console.Console(stderr=True),
+            )
+            self._task = self._bar.add_task(self._label, total=self._total, count=self._count())
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception):
+        if self._bar:
+            self._bar.stop()
+        elif self._done and not self._hidden:
+            self._print()
+
+    def update(self, done):
+        """Reports that `done` steps in total are finished."""
+        self._done = done
+        if self._bar:
+            self._bar.update(self._task, completed=done, count=self._count())
+        elif not self._hidden and time.monotonic() - self._shown > _SECONDS_BETWEEN_LINES:
+            self._shown = time.monotonic()
+            self._print()
+
+    def _count(self):
+        count = f"{self._done // self._scale:,}"
+        if self._total is not None:
+            count += f"/{self._total // self._scale:,}"
+        return f"{count} {self._unit}".rstrip()
+
+    def _print(self):
+        print(f"{self._label}: {self._count()}", file=sys.stderr, flush=True)
 
 
 def print_outcome(run_dir, metrics):
-    """Says what a stage reached and where it lies, in a few lines."""
+    """Prints what a training run reached and where it is."""
     validation = metrics["validation"]
     low, high = validation["accuracy_interval95"]
     print(
         f"Validation accuracy {validation['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}),"
-        f" epoch {metrics['best_epoch']} kept, {metrics['wall_seconds'] / 60:.1f} minutes.\n"
-        f"Results: {run_dir}\n"
+        f" best epoch {metrics['best_epoch']}, {metrics['wall_seconds'] / 60:.1f} minutes.\n"
+        f"Run folder: {run_dir}\n"
         f"Next: python scripts/evaluate.py {run_dir}"
     )
 
 
 def print_evaluation(metrics):
-    """Prints the test figures of evaluated runs as a table, and how each one errs.
+    """Prints the test figures of evaluated runs as a table, and the mistakes of each.
 
     Args:
         metrics: `{run folder: metrics with "test"}`.
     """
-    width = max(len("  with mirror image"), *(len(str(run)) for run in metrics))
+    tta_label = "  with test-time augmentation"
+    width = max(len(tta_label), *(len(str(run)) for run in metrics))
     print(
         f"{'run':<{width}}  {'test accuracy':>13}  {'95 % interval':>17}  {'loss':>6}  {'AUC':>7}"
     )
     for run, found in metrics.items():
-        drawings = "  (drawings)" if found["drawings"] else ""
-        for name, test in ((run, found["test"]), ("  with mirror image", found.get("test_flip"))):
+        sketches = "  (sketches)" if found.get("sketches") else ""
+        for name, test in ((run, found["test"]), (tta_label, found.get("test_tta"))):
             if test:
                 low, high = test["accuracy_interval95"]
-                area = "\N{EN DASH}" if test["roc_auc"] is None else f"{test['roc_auc']:.4f}"
+                auc = "\N{EN DASH}" if test["roc_auc"] is None else f"{test['roc_auc']:.4f}"
                 print(
                     f"{name!s:<{width}}  {test['accuracy']:>13.1%}  {low:>7.1%} to {high:>6.1%}  "
-                    f"{test['loss']:>6.3f}  {area:>7}{drawings}"
+                    f"{test['loss']:>6.3f}  {auc:>7}{sketches}"
                 )
     for run, found in metrics.items():
         mistakes = [
-            (count, f"{count} of {sum(row)} {true} pictures taken for {predicted}")
+            (count, f"{count} of {sum(row)} {true} pictures predicted as {predicted}")
             for true, row in zip(found["classes"], found["test"]["confusion_matrix"], strict=True)
             for predicted, count in zip(found["classes"], row, strict=True)
             if predicted != true and count
         ]
         mistakes.sort(key=lambda mistake: -mistake[0])
-        shown = ", ".join(text for _, text in mistakes[:_SHOWN_MISTAKES])
-        print(f"{run}: {shown or 'no mistakes'}. All of it: {pathlib.Path(run) / 'report.html'}")
-
-
-def accept_any_file_name():
-    """Lets names that are not valid UTF-8 through standard input and output, byte for byte.
-
-    Linux allows any bytes in a name, and one such name must not end a run over many files.
-    """
-    for stream in filter(None, (sys.stdin, sys.stdout)):  # None if closed
-        stream.reconfigure(errors="surrogateescape")
-
-
-def print_predictions(predictions, classes, threshold, form="table", total=None):
-    """Prints answers as they come, on standard output, and unreadable files on standard error.
-
-    Args:
-        predictions: Iterable of `catsdogs.inference.predict.Prediction`.
-        classes: Class names.
-        threshold: Answers of a lower probability are marked as unsure.
-        form: `"table"`, whose names are made printable, `"json"` (a list of objects) or `"csv"`,
-            both with names as they are.
-        total: Number of files for the progress line, or `None` if nobody knows.
-
-    Returns:
-        The exit code: 1 if a file could not be read, else 0.
-
-    Raises:
-        InputError: If the threshold is no probability.
-    """
-    if not 0 <= threshold <= 1:
-        raise InputError(f"Expected --threshold from 0 to 1. Received: {threshold}.")
-    write = {"table": _TableWriter, "json": _JsonWriter, "csv": _CsvWriter}[form](classes)
-    unreadable = 0
-    # A line that is rewritten in place would get between the answers on the same terminal.
-    with Progress("Predicting", total, hidden=sys.stdout.isatty()) as progress:
-        for done, answer in enumerate(predictions, start=1):
-            if answer.error:
-                unreadable += 1
-                # Whatever stands in a file's name, it must not steer the terminal.
-                error = say_line(answer.error)
-                print(f"predict.py: {error}", file=sys.stderr, flush=True)
-            else:
-                write.answer(answer, answer.probability < threshold)
-            progress.update(done)
-    write.close()
-    if unreadable:
-        print(f"predict.py: {unreadable:,} of {done:,} files left out.", file=sys.stderr)
-    return 1 if unreadable else 0
-
-
-class _TableWriter:
-    def __init__(self, classes):
-        self._width = max(map(len, ("label", *classes)))
-        print(f"{'label':<{self._width}}  probability          file")
-
-    def answer(self, answer, unsure):
-        mark = "unsure" if unsure else ""
-        file = say_line(answer.file)
-        print(
-            f"{answer.label:<{self._width}}  {answer.probability:>11.1%}  {mark:<6}  {file}",
-            flush=True,
-        )
-
-    def close(self):
-        pass
-
-
-class _JsonWriter:
-    def __init__(self, classes):
-        del classes
-        self._before = "["
-
-    def answer(self, answer, unsure):
-        content = {
-            "file": answer.file,
-            "label": answer.label,
-            "probability": answer.probability,
-            "unsure": unsure,
-            "probabilities": answer.probabilities,
-        }
-        text = json.dumps(content, ensure_ascii=False)
-        # A byte that is not UTF-8 is half a character to Python, which JSON can only write escaped.
-        text = text.encode(errors="backslashreplace").decode()
-        print(f"{self._before}\n{text}", end="", flush=True)
-        self._before = ","
-
-    def close(self):
-        print("[]" if self._before == "[" else "\n]")
-
-
-class _UnixLines:
-    """Lets `csv` end its lines with CR LF, so that it quotes both in a name, and writes LF."""
-
-    def __init__(self, stream):
-        self._stream = stream
-
-    def write(self, line):
-        self._stream.write(line.removesuffix("\r\n") + "\n")
-
-
-class _CsvWriter:
-    def __init__(self, classes):
-        self._writer = csv.writer(_UnixLines(sys.stdout))
-        names = (f"probability_of_{name}" for name in classes)
-        self._writer.writerow(["file", "label", "probability", "unsure", *names])
-
-    def answer(self, answer, unsure):
-        numbers = (f"{value:.6f}" for value in answer.probabilities.values())
-        self._writer.writerow(
-            [answer.file, answer.label, f"{answer.probability:.6f}", str(unsure).lower(), *numbers]
-        )
-
-    def close(self):
-        pass
+        shown = ", ".join(text for _, text in mistakes[:_MAX_MISTAKES])
+        print(f"{run}: {shown or 'no mistakes'}. Report: {pathlib.Path(run) / 'report.html'}")

@@ -1,68 +1,56 @@
-"""The error a user can act on, and from any other one to what its user can do about it."""
+"""The error that a user can act on, and one line for system errors that a user can act on."""
 
 import errno
 import os
 
-__all__ = ["InputError", "explain", "say_briefly", "say_line"]
+__all__ = ["InputError", "describe_invalid", "printable", "shorten", "user_message"]
 
-# What a user can mend: a full or read-only disk, a missing permission, a path that leads nowhere.
-_USERS_ERRNO = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-    errno.EBUSY, errno.EXDEV, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
-    errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
-)  # fmt: skip
+# A full or read-only disk, a missing permission, a path that leads nowhere.
+_ACTIONABLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT,
+    errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+}  # fmt: skip
 
 
 class InputError(ValueError):
-    """Something the user gave, or that lies on their disk, cannot be used.
+    """Something that the user gave, or that is on their disk, cannot be used.
 
-    The message is one line that says what was expected, what was received and the remedy. Scripts
-    print it and exit with code 2; it is never shown as a traceback.
+    The message is one line: what was expected, what was received, the remedy. Commands print it
+    and exit with code 2; it is never shown as a traceback.
     """
 
 
-def explain(error):
-    """What a user can do about an error.
-
-    Args:
-        error: An exception.
-
-    Returns:
-        A sentence or a few: what was expected, what was received, the remedy. `None` if the
-        program itself is to blame.
-    """
-    text = str(error)
+def user_message(error):
+    """One line about an error that its user can act on, `None` for any other error."""
     if isinstance(error, InputError):
-        return text
-    if isinstance(error, MemoryError) or "can't start new thread" in text:
-        return "Expected enough memory, received too little. Free some."
-    if text.startswith(("Unable to import backend", "Key backend")):
-        return (
-            f"Expected backends that Keras and Matplotlib know, received: {say_briefly(text)}. "
-            "Correct KERAS_BACKEND or MPLBACKEND."
-        )
-    # HDF5 and TensorFlow raise errors of their own, which name the cause only in their text.
-    full = os.strerror(errno.ENOSPC) in text
-    if not full and getattr(error, "errno", None) not in _USERS_ERRNO:
-        return None
-    place = getattr(error, "filename", None)
-    cause = os.strerror(errno.ENOSPC if full else error.errno)
-    # Without a path, Python says itself what was not found: a folder for temporary files.
-    cause = cause if full or place else say_briefly(error.strerror or cause)
-    return (
-        f"Expected a usable path, permission and free space, received: {cause}"
-        + (f" ({place})" if place else "")
-        + ". Mend that or choose another path."
-    )
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "Out of memory. Close other programs, or use a smaller --image-size or --batch-size."
+    if isinstance(error, OSError) and error.errno in _ACTIONABLE:
+        place = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{place}. Free some space, or choose another path."
+    # HDF5 and TensorFlow raise errors of their own on a full disk.
+    if os.strerror(errno.ENOSPC) in str(error):
+        return f"{os.strerror(errno.ENOSPC)}. Free some space."
+    return None
 
 
-def say_briefly(text, length=200):
+def describe_invalid(error):
+    """The first problem that pydantic found, as `("image_size", "should be ..., received 7")`."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"])) or "the content"
+    problem = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if first["type"] == "missing":
+        return place, "is missing"
+    return place, f"{problem}, received {shorten(repr(first['input']), 80)}"
+
+
+def shorten(text, length=200):
     """What a library or a stranger's file says, as part of a line: printable, and not too long."""
-    text = "".join(c if c.isprintable() else " " for c in str(text))
-    text = " ".join(text.split())
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def say_line(text):
-    """A whole line for the terminal, printable whatever name is in it."""
-    return say_briefly(text, 5000)  # characters; no path is longer
+def printable(text):
+    """A line for the terminal in which no file name can steer it."""
+    return shorten(text, 5000)

@@ -1,112 +1,136 @@
-"""Writing files so that a reader never meets half of one; reading JSON that may be anything."""
+"""Complete-or-absent files and folders, locks, and JSON that is checked when it is read."""
 
 import contextlib
-import ctypes
+import csv
 import hashlib
 import json
 import os
 import pathlib
 import shutil
+import sys
 
-from catsdogs.errors import InputError, say_briefly
-from catsdogs.fields import check_fields
-from catsdogs.locks import PART, hold, hold_file
+import filelock
+import pydantic
+
+from catsdogs.errors import InputError, describe_invalid, shorten
 
 __all__ = [
-    "OLD", "atomic_folder", "atomic_path", "read_json", "sha256_of", "sweep", "write_json",
+    "PART", "atomic_folder", "atomic_path", "lock", "read_history", "read_json", "sha256_of",
+    "write_history", "write_json",
 ]  # fmt: skip
 
-OLD = ".old-"  # after PART, what is being replaced; no data set or export begins with a dot
+PART = ".part-"
+"""How the names of unfinished files and folders begin."""
 
 
 @contextlib.contextmanager
 def atomic_path(path):
     """Yields a temporary path beside `path`, renamed to it only if the block succeeds.
 
-    It always has the same name, so what a killed process leaves behind is used up by the next one.
-    Who finds another process at work there waits for it. The content is on the disk before the
-    rename is, so a power cut leaves the old file or the new.
+    The temporary name is always the same, so the next call replaces what a killed process left.
+    Where two processes may write the same file, hold a `lock`.
 
     Args:
         path: The final file, `str` or `Path`; its folder is made if missing.
 
     Yields:
-        A `Path` in the same folder (so the rename stays on one file system) with the same suffix.
+        A `Path` in the same folder, with the same suffix.
     """
-    path = pathlib.Path(os.path.realpath(path))  # a link stays one
-    if path.exists() and not path.is_file():
-        raise InputError(
-            f"Expected a file's name, received {path}, a folder or a device. Choose another one."
-        )
+    path = pathlib.Path(path)
     part = path.with_name(PART + path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with hold_file(part) as handle:
-        os.ftruncate(handle, 0)
-        try:
-            yield part
-            with open(part, "rb") as written:
-                os.fsync(written.fileno())
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+    try:
+        yield part
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())  # on disk before it gets its name
         os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_folder(path):
     """Yields a temporary folder beside `path`, renamed to it only if the block succeeds.
 
-    As `atomic_path`. An older folder at `path` is replaced in that moment and not before, in one
-    step where the system can swap two folders, as Linux can. Elsewhere it takes two renames; if a
-    process is killed between them, the next call begins by moving the older one back.
+    An existing folder at `path` is replaced at that moment. That takes two renames: if the process
+    is killed between them, the next call first moves the old folder back.
     """
-    path = pathlib.Path(os.path.realpath(path))  # a link stays one
-    part, old = (path.with_name(PART + name + path.name) for name in ("", OLD))
-    with hold(path, wait=True):
+    path = pathlib.Path(os.path.realpath(path))  # a link stays a link
+    part, old = (path.with_name(f"{PART}{name}{path.name}") for name in ("", "old-"))
+    with lock(path, wait=True):
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        part.mkdir(parents=True)
         try:
-            _settle(path, part, old)
-            part.mkdir()
             yield part
-            os.sync()  # one for all the files in it
-            if not _swap(part, path):
+            if path.exists():
                 os.replace(path, old)
-                os.replace(part, path)
+            os.replace(part, path)
         finally:
-            _settle(path, part, old)
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
 
 
-def _swap(first, second):
-    """Lets two paths change places in one step; returns whether the system can."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE in Linux's headers
-    return rename is not None and not rename(
-        here, os.fsencode(first), here, os.fsencode(second), exchange
-    )
+@contextlib.contextmanager
+def lock(folder, wait=False):
+    """Keeps other processes that lock the same folder out of it while the block runs.
 
-
-def _settle(path, part, old):
-    """Leaves one folder, the newer one if it has come so far, and nothing beside it."""
-    if old.exists() and not (path.is_dir() and any(path.iterdir())):
-        os.replace(old, path)
-    for folder in (part, old):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def sweep(part):
-    """Deletes what `atomic_path` or `atomic_folder` left when it was killed.
+    A process may lock a folder again that it has locked already. The lock ends with the process;
+    its file, a hidden one beside the folder, may stay.
 
     Args:
-        part: A `Path` whose name begins with `PART`.
+        folder: `str` or `Path`; need not exist.
+        wait: Whether to wait for the other process rather than raise.
 
     Raises:
-        InputError: If a process is at it.
+        InputError: If another process uses the folder and `wait` is false.
     """
-    if part.is_dir():
-        with hold(part.with_name(part.name.removeprefix(PART).removeprefix(OLD))):
-            shutil.rmtree(part)
-    else:
-        with hold_file(part, wait=False):
-            part.unlink()
+    folder = pathlib.Path(os.path.realpath(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    file_lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"), is_singleton=True)
+    try:
+        file_lock.acquire(timeout=0)
+    except filelock.Timeout:
+        if not wait:
+            raise InputError(
+                f"Expected {folder} to be free, but another process is using it. Wait until it "
+                "has finished, or choose another folder."
+            ) from None
+        print(f"Waiting for another process that uses {folder}.", file=sys.stderr, flush=True)
+        file_lock.acquire()
+    try:
+        yield
+    finally:
+        file_lock.release()
+
+
+def read_json(path, schema=dict, remedy=""):
+    """Reads a JSON file and checks it.
+
+    Args:
+        path: The file.
+        schema: What it must hold: any type that `pydantic.TypeAdapter` takes.
+        remedy: What to do if it holds something else, a sentence.
+
+    Returns:
+        An instance of `schema`.
+
+    Raises:
+        InputError: If the file is missing, is not JSON, or does not fit the schema.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f"Expected a file at {path}, found none. {remedy}".rstrip())
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return pydantic.TypeAdapter(schema).validate_python(content)
+    except pydantic.ValidationError as error:
+        problem = " ".join(describe_invalid(error))
+    except (ValueError, RecursionError) as error:
+        problem = f"not JSON, {shorten(error)}"
+    raise InputError(f"Cannot use {path}: {problem}. {remedy}".rstrip())
 
 
 def write_json(path, content):
@@ -115,36 +139,29 @@ def write_json(path, content):
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def read_json(path, remedy="It is damaged.", table=None):
-    """Reads a JSON file.
+def write_history(run_dir, history):
+    """Writes `history.csv`, one line an epoch.
 
     Args:
-        path: The file.
-        remedy: What to do if it is not JSON, a sentence.
-        table: What it must hold, for `catsdogs.fields.check_fields`, or `None` for any object.
-
-    Returns:
-        A dictionary.
-
-    Raises:
-        InputError: If the file is missing, is not JSON or does not hold what it must.
+        run_dir: The run folder.
+        history: `{"loss": [...], "accuracy": [...], "val_loss": [...], "val_accuracy": [...]}`.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():  # nor is a pipe or a device, which may never end
-        raise InputError(f"Expected a file at {path}, found none.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"Expected JSON in {path}, received something else ({say_briefly(error)}). {remedy}"
-        ) from None
-    try:
-        check_fields(content, table or {})
-    except ValueError as error:
-        raise InputError(
-            f"Expected {path} as this version writes it, received another: {error}. {remedy}"
-        ) from None
-    return content
+    path = pathlib.Path(run_dir) / "history.csv"
+    with atomic_path(path) as temporary, open(temporary, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["epoch", *history])
+        for epoch, values in enumerate(zip(*history.values(), strict=True), start=1):
+            writer.writerow([epoch, *(f"{value:.6g}" for value in values)])
+
+
+def read_history(run_dir):
+    """Reads `history.csv` as a dictionary of lists of floats, without the epoch column."""
+    path = pathlib.Path(run_dir) / "history.csv"
+    if not path.is_file():
+        raise InputError(f"Expected a run's history at {path}, found none. Is this a run folder?")
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
 
 
 def sha256_of(path):

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["NUM_RANDOM", "augment", "augmentation_preview", "crop_sizes", "mixup", "view_random"]
+__all__ = ["NUM_RANDOM", "augment", "crop_sizes", "mixup", "preview_augmentation", "view_random"]
 
 # flip, rotation, shift x, shift y, shear, zoom x, zoom y, area, aspect, crop x, crop y,
 # brightness, contrast, saturation, channel gains (3), erase or not, its side, its centre (2),
@@ -112,7 +112,7 @@ def view_random(seed, view, num_images):
     return tf.random.stateless_uniform((num_images, NUM_RANDOM), seed=(seed, view))
 
 
-def augmentation_preview(image, seed=0, columns=8):
+def preview_augmentation(image, seed=0, columns=8):
     """What the policies do to one image.
 
     Args:

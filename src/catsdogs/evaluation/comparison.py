@@ -87,7 +87,7 @@ def _aligned(first, second):
 def _read(run_dir):
     """The data set's digest, and whether each test picture was predicted right, by name."""
     path = run_dir / "predictions.csv"
-    digest = read_json(run_dir / "metrics.json", "Train the run again.").get("dataset_digest")
+    digest = read_json(run_dir / "metrics.json").get("dataset_digest")
     if not path.is_file():
         raise InputError(
             f"Expected an evaluated run, found no {path}. Run scripts/evaluate.py {run_dir}."

@@ -228,3 +228,6 @@ def _check_classes(name, classes, num_classes):
             f"Expected {name} to be integers in [0, {num_classes}). "
             f"Received: {name} containing {classes[~sound][0]}"
         )
+
+
+from catsdogs.evaluation.slices import accuracy_by_slices, measure_pictures  # noqa

@@ -201,3 +201,7 @@ def _fullest_columns(number):
     ideal = math.sqrt(2 * number)
     candidates = range(math.ceil(math.sqrt(number)), math.ceil(2 * math.sqrt(number)) + 1)
     return min(candidates, key=lambda columns: (-number % columns, abs(columns - ideal)))
+
+
+from catsdogs.evaluation.figures import save_figure, show_figure, render_figure  # noqa
+from catsdogs.evaluation.history_plot import plot_history  # noqa

@@ -72,7 +72,7 @@ def write_report(folder, run_dir, metrics, *, files, labels, probabilities, imag
     name = run_dir.name
     test, classes = metrics["test"], metrics["classes"]
     low, high = test["accuracy_interval95"]
-    kind = "drawings" if metrics["drawings"] else "pictures"
+    kind = "drawings" if metrics.get("sketches") else "pictures"
     wrong = probabilities.argmax(axis=1) != labels
     confidence = probabilities.max(axis=1)
     by_confidence = np.argsort(-confidence, kind="stable")
@@ -195,7 +195,7 @@ def _picture(image, file, label, probabilities):
 
 
 def _mirror(metrics):
-    flip = metrics.get("test_flip")
+    flip = metrics.get("test_tta")
     return f"With each mirror image averaged {flip['accuracy']:.1%}. " if flip else ""
 
 
@@ -244,3 +244,6 @@ def _table(content):
         for name, value in content.items()
     )
     return f"<table class=settings>{rows}</table>"
+
+
+from catsdogs.evaluation.comparison import compare_runs  # noqa

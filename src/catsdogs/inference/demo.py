@@ -14,7 +14,7 @@ import time
 import traceback
 
 from catsdogs.data.images import decode_image
-from catsdogs.errors import InputError, say_briefly
+from catsdogs.errors import InputError, shorten
 from catsdogs.inference import demo_page
 from catsdogs.inference.demo_choices import example_pictures, name_choices, shrink
 from catsdogs.inference.explain import grad_cam
@@ -229,5 +229,5 @@ def _refuse_connections(event, arguments):
 def _print_refusal():
     """In place of `traceback.print_exc`, with which Gradio tells what a forged request broke."""
     error = sys.exception()
-    reason = f"{type(error).__name__}: {say_briefly(error)}"
+    reason = f"{type(error).__name__}: {shorten(error)}"
     print(f"demo.py: Refused a request: {reason}", file=sys.stderr)

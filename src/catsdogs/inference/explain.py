@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import ops
 
 from catsdogs.errors import InputError
-from catsdogs.models.networks import build_logits
+from catsdogs.models.convnets import build_logits
 
 __all__ = [
     "activations",

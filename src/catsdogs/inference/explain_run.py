@@ -3,8 +3,8 @@
 import os
 import pathlib
 
+from catsdogs.console import Progress
 from catsdogs.data.images import decode_image
-from catsdogs.data.progress import Progress
 from catsdogs.errors import InputError
 from catsdogs.evaluation.figures import save_figure
 from catsdogs.inference import explain

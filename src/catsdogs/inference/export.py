@@ -15,7 +15,7 @@ from catsdogs.data.images import decode_image
 from catsdogs.errors import InputError
 from catsdogs.files import atomic_folder, read_json, write_json
 from catsdogs.inference.predict import list_pictures
-from catsdogs.models.networks import in_float32
+from catsdogs.models.convnets import in_float32
 
 __all__ = ["FORMATS", "export_model", "load_exported"]
 

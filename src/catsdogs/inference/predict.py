@@ -17,7 +17,7 @@ from catsdogs.evaluation.metrics import class_probabilities
 __all__ = ["Prediction", "count_pictures", "list_pictures", "predict_images", "predict_pictures"]
 
 _BATCH = 16  # pictures: enough to keep two processors busy, and 20 MB at 320 pixels
-_MAX_NUMBERS = 2**30  # that a batch's feature maps may have in all: 4 GiB if all were kept
+_MAX_PIXELS = 3_300_000  # of a batch: for VGG16 4 GiB if all feature maps were kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,7 @@ def predict_images(saved, images, *, tta=False):
         A list of n lists of floats in [0, 1], one a class.
     """
     # Always whole batches: another shape would be compiled for anew.
-    fitting = _MAX_NUMBERS // max(1, saved.num_activations)
+    fitting = _MAX_PIXELS // saved.image_size**2
     size = 1 if len(images) == 1 else min(_BATCH, max(1, fitting))
     found = collections.deque()
     for start in range(0, len(images), size):
@@ -144,3 +144,121 @@ def predict_images(saved, images, *, tta=False):
             rows = (rows + class_probabilities(saved.model.predict_on_batch(part[:, :, ::-1]))) / 2
         found.extend(rows[:number].tolist())
     return list(found)
+
+
+import csv, json  # noqa
+from catsdogs.console import Progress  # noqa
+from catsdogs.errors import printable as say_line  # noqa
+
+
+def accept_any_file_name():
+    """Lets names that are not valid UTF-8 through standard input and output, byte for byte.
+
+    Linux allows any bytes in a name, and one such name must not end a run over many files.
+    """
+    for stream in filter(None, (sys.stdin, sys.stdout)):  # None if closed
+        stream.reconfigure(errors="surrogateescape")
+
+
+def print_predictions(predictions, classes, threshold, form="table", total=None):
+    """Prints answers as they come, on standard output, and unreadable files on standard error.
+
+    Args:
+        predictions: Iterable of `catsdogs.prediction.Prediction`.
+        classes: Class names.
+        threshold: Answers of a lower probability are marked as unsure.
+        form: `"table"`, whose names are made printable, `"json"` (a list of objects) or `"csv"`,
+            both with names as they are.
+        total: Number of files for the progress line, or `None` if nobody knows.
+
+    Returns:
+        The exit code: 1 if a file could not be read, else 0.
+
+    Raises:
+        InputError: If the threshold is no probability.
+    """
+    if not 0 <= threshold <= 1:
+        raise InputError(f"Expected --threshold from 0 to 1. Received: {threshold}.")
+    write = {"table": _TableWriter, "json": _JsonWriter, "csv": _CsvWriter}[form](classes)
+    unreadable = 0
+    # A line that is rewritten in place would get between the answers on the same terminal.
+    with Progress("Predicting", total, hidden=sys.stdout.isatty()) as progress:
+        for done, answer in enumerate(predictions, start=1):
+            if answer.error:
+                unreadable += 1
+                # Whatever stands in a file's name, it must not steer the terminal.
+                error = say_line(answer.error)
+                print(f"predict.py: {error}", file=sys.stderr, flush=True)
+            else:
+                write.answer(answer, answer.probability < threshold)
+            progress.update(done)
+    write.close()
+    if unreadable:
+        print(f"predict.py: {unreadable:,} of {done:,} files left out.", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+class _TableWriter:
+    def __init__(self, classes):
+        self._width = max(map(len, ("label", *classes)))
+        print(f"{'label':<{self._width}}  probability          file")
+
+    def answer(self, answer, unsure):
+        mark = "unsure" if unsure else ""
+        file = say_line(answer.file)
+        print(
+            f"{answer.label:<{self._width}}  {answer.probability:>11.1%}  {mark:<6}  {file}",
+            flush=True,
+        )
+
+    def close(self):
+        pass
+
+
+class _JsonWriter:
+    def __init__(self, classes):
+        del classes
+        self._before = "["
+
+    def answer(self, answer, unsure):
+        content = {
+            "file": answer.file,
+            "label": answer.label,
+            "probability": answer.probability,
+            "unsure": unsure,
+            "probabilities": answer.probabilities,
+        }
+        text = json.dumps(content, ensure_ascii=False)
+        # A byte that is not UTF-8 is half a character to Python, which JSON can only write escaped.
+        text = text.encode(errors="backslashreplace").decode()
+        print(f"{self._before}\n{text}", end="", flush=True)
+        self._before = ","
+
+    def close(self):
+        print("[]" if self._before == "[" else "\n]")
+
+
+class _UnixLines:
+    """Lets `csv` end its lines with CR LF, so that it quotes both in a name, and writes LF."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, line):
+        self._stream.write(line.removesuffix("\r\n") + "\n")
+
+
+class _CsvWriter:
+    def __init__(self, classes):
+        self._writer = csv.writer(_UnixLines(sys.stdout))
+        names = (f"probability_of_{name}" for name in classes)
+        self._writer.writerow(["file", "label", "probability", "unsure", *names])
+
+    def answer(self, answer, unsure):
+        numbers = (f"{value:.6f}" for value in answer.probabilities.values())
+        self._writer.writerow(
+            [answer.file, answer.label, f"{answer.probability:.6f}", str(unsure).lower(), *numbers]
+        )
+
+    def close(self):
+        pass

@@ -1,8 +1,8 @@
 """Training copies of models whose batch normalisation is one operation instead of a dozen.
 
-Keras 3 computes batch normalisation from elementwise operations, in float32, one after the other:
-on a processor they take longer than the convolutions between them. TensorFlow has the whole as one
-operation, which oneDNN also joins with the ReLU that follows.
+Keras 3 computes batch normalisation as a sequence of elementwise operations in float32; on a CPU
+they take longer than the convolutions between them. TensorFlow has one operation for all of it,
+which oneDNN also fuses with the ReLU that follows.
 """
 
 import keras
@@ -11,17 +11,16 @@ __all__ = ["training_copy"]
 
 
 def training_copy(model):
-    """A model of the same variables, for training; the original stays what is saved.
+    """A model with the same variables, for training; the original is what is saved.
 
-    Batch normalisation of images is computed in one operation if the backend is TensorFlow. The
-    original is made of Keras's own layers only, so its file loads in safe mode everywhere.
+    In the copy, batch normalisation of images is one operation if the backend is TensorFlow. The
+    original consists of Keras's own layers only, so its file loads in safe mode everywhere.
 
     Args:
         model: A functional model, not compiled.
 
     Returns:
-        Another model that shares every variable with `model` and computes the same, up to
-        rounding.
+        A model that shares every variable with `model` and computes the same, up to rounding.
     """
 
     def copy(layer):
@@ -36,13 +35,13 @@ def _can_be_fused(layer):
     return (
         isinstance(layer, keras.layers.BatchNormalization)
         and layer.center and layer.scale
-        and layer.trainable  # Keras's frozen ones keep their statistics
+        and layer.trainable  # frozen ones keep their statistics
         and len(layer.input.shape) == 4 and layer.axis in (-1, 3)
     )  # fmt: skip
 
 
 class _FusedNormalization(keras.layers.Layer):
-    """Computes what a `BatchNormalization` layer over the last axis does, on its variables."""
+    """Computes what a `BatchNormalization` layer over the last axis does, with its variables."""
 
     def __init__(self, norm):
         super().__init__(name=f"fused_{norm.name}")

@@ -1,45 +1,71 @@
 """A trained model as one file that holds all that predicting needs.
 
-A `.keras` file is a zip; beside Keras's own members it gets `catsdogs.json`: class names, image
-size and how pictures are resized. Keras passes over that member, so the file loads anywhere.
+A `.keras` file is a zip; beside Keras's own members it has `catsdogs.json`: class names, image size
+and how pictures are resized. Keras ignores that member, so the file loads anywhere.
+
+A file may come from a stranger. Keras's safe mode refuses code and links to other files; beyond
+that, only layers that are known to be harmless are loaded, and a model cannot take more memory for
+its weights than the size of the file explains.
 """
 
+import concurrent.futures
+import contextlib
 import dataclasses
-import errno
+import io
 import json
+import math
 import pathlib
 import zipfile
-import zlib
+from typing import Annotated
 
+import h5py
 import keras
-import numpy as np
+import pydantic
+from pydantic import Field
 
-from catsdogs.errors import InputError, say_briefly
-from catsdogs.fields import CLASSES, check_fields, number, whole
+from catsdogs.errors import InputError, describe_invalid, shorten
 from catsdogs.files import atomic_path
-from catsdogs.models.model_check import check_archive, read_member
 
 __all__ = ["SavedModel", "load_model", "load_saved_model", "read_card", "save_model"]
 
-_CARD = "catsdogs.json"
-_CARD_TABLE = {
-    "classes": CLASSES, "image_size": whole(8, 2048), "temperature": number(1e-6, 1e6),
-}  # fmt: skip
-_NOT_THE_MODELS_FAULT = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
-)  # fmt: skip
-_USUAL_SIDE = 224  # pixels, where nobody says at what size a model will be used
-_ZIP_ERRORS = (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
-
-# The whole of what `catsdogs.data.images.decode_image` does, for who has the model alone.
+_CARD, _CONFIG, _WEIGHTS = "catsdogs.json", "config.json", "model.weights.h5"
 _RESIZE = (
-    "of an animation the first frame; JPEG decoded at the least of full, half, quarter and eighth "
-    "size that is at least twice image_size in width and height (Pillow's draft); EXIF orientation "
-    "applied; grey of 16 bits scaled to 8, 65535 being white (32 bits: white is the least of 255, "
-    "65535 and 4294967295 that no pixel exceeds, in floating point also 1); transparency laid on "
-    "white; RGB; squashed to a square of image_size pixels whatever the aspect ratio, bicubic with "
-    "antialiasing (Pillow's BICUBIC); float32 in [0, 255]"
+    "Decode; of an animation, take the first frame. Apply the EXIF orientation. Lay transparency "
+    "on white and convert to RGB. Resize to a square of image_size pixels, ignoring the aspect "
+    "ratio, with Pillow's BICUBIC. Pass float32 in [0, 255]."
 )
+
+# The classes that a model's config may name, by module. Layers that only compute: none that runs
+# code from the file or another library, or reads further files.
+_ALLOWED = {
+    "keras": {"DTypePolicy"},
+    "keras.initializers": {
+        "Constant", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "Ones",
+        "RandomNormal", "RandomUniform", "TruncatedNormal", "VarianceScaling", "Zeros",
+    },
+    "keras.layers": {
+        "Activation", "Add", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D",
+        "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "Flatten", "GlobalAveragePooling2D",
+        "GlobalMaxPooling2D", "GroupNormalization", "InputLayer", "LayerNormalization",
+        "LeakyReLU", "MaxPooling2D", "Multiply", "ReLU", "Rescaling", "Reshape",
+        "SeparableConv2D", "Softmax", "SpatialDropout2D", "ZeroPadding2D",
+    },
+    "keras.src.models.functional": {"Functional"},
+    "keras.src.ops.numpy": {"Flip"},
+    None: {"__keras_tensor__"},
+}  # fmt: skip
+
+
+# Printable, and no path.
+_ClassName = Annotated[str, Field(pattern=r"^[^/\\\p{C}\p{Zl}\p{Zp}]{1,200}$")]
+
+
+class _Card(pydantic.BaseModel):
+    """The content of `catsdogs.json`."""
+
+    classes: Annotated[tuple[_ClassName, ...], Field(min_length=2)]
+    image_size: Annotated[int, Field(strict=True, ge=8, le=2048)]
+    temperature: Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +79,10 @@ class SavedModel:
     """Side of the square images that it expects, in pixels."""
     temperature: float
     """By which its logits have been divided already; see `catsdogs.evaluation.calibration`."""
-    num_activations: int = 0
-    """Numbers that all its layers together give for one picture; 0 in one that was not loaded."""
 
     @property
     def card(self):
-        """What `catsdogs.json` holds, a dictionary."""
+        """The content of `catsdogs.json`, a dictionary."""
         return {
             "classes": list(self.classes),
             "image_size": self.image_size,
@@ -89,25 +113,21 @@ def load_saved_model(run_or_model):
         run_or_model: A run folder or a `.keras` file that `save_model` wrote.
 
     Raises:
-        InputError: If it is missing, broken, or was not written by this project.
+        InputError: If it is missing, damaged, unsafe, or was not written by this project.
     """
     path = _model_file(run_or_model)
     card = read_card(path)
-    model, num_activations = _load(path, card["image_size"])
+    model = load_model(path)
     side, number = card["image_size"], len(card["classes"])
     inputs = ((None, side, side, 3), (None, None, None, 3))
-    outputs = (None, 1 if number == 2 else number)  # of two classes one probability tells both
+    outputs = (None, 1 if number == 2 else number)
     if model.input_shape not in inputs or model.output_shape != outputs:
-        raise InputError(
-            f"Expected a model that takes pictures of {side}x{side} and answers for {number} "
-            f"classes, as {path} says of itself. Received: {model.input_shape} to "
-            f"{model.output_shape}. Train the run again."
+        raise _unusable(
+            path,
+            f"{_CARD} tells of {number} classes and images of {side}x{side}, but the model maps "
+            f"{model.input_shape} to {model.output_shape}",
         )
-    try:  # some that Keras builds cannot answer, say for a data type that no layer computes with
-        model(np.zeros((1, side, side, 3), np.float32), training=False)
-    except Exception as error:
-        raise _damaged(path, error) from None
-    return SavedModel(path, model, **card, num_activations=num_activations)
+    return SavedModel(path, model, **card)
 
 
 def read_card(run_or_model):
@@ -120,25 +140,11 @@ def read_card(run_or_model):
         A dictionary: `classes`, `image_size` and `temperature` of `SavedModel`.
 
     Raises:
-        InputError: As `load_saved_model`.
+        InputError: If the file is missing, damaged, or was not written by this project.
     """
     path = _model_file(run_or_model)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            card = json.loads(read_member(archive, _CARD))
-        check_fields(card, _CARD_TABLE)
-    except KeyError:
-        raise InputError(
-            f"Expected a model that tells its classes and image size, received {path}, which does "
-            "not: it was not trained here, or by an earlier version. Train the run again."
-        ) from None
-    except (ValueError, RecursionError, *_ZIP_ERRORS) as error:
-        raise _damaged(path, f"in its {_CARD}, {error}") from None
-    return {
-        "classes": tuple(card["classes"]),
-        "image_size": card["image_size"],
-        "temperature": float(card["temperature"]),
-    }
+    with _open(path) as archive:
+        return _Card.model_validate_json(archive.read(_CARD)).model_dump()
 
 
 def load_model(run_or_model):
@@ -148,47 +154,93 @@ def load_model(run_or_model):
         run_or_model: A run folder or a `.keras` file.
 
     Raises:
-        InputError: If it is missing or broken.
+        InputError: If it is missing, damaged or unsafe.
     """
-    return _load(_model_file(run_or_model), _USUAL_SIDE)[0]
+    path = _model_file(run_or_model)
+    with _open(path) as archive:
+        config = json.loads(archive.read(_CONFIG))
+        _check_classes(config)
+        _check_weights(config, archive.read(_WEIGHTS))
+        model = keras.saving.load_model(path, safe_mode=True, compile=False)
+        _check_end(model)
+    return model
 
 
-def _load(path, side):
-    """A Keras model, and how many numbers its layers give for one picture of so many pixels."""
+@contextlib.contextmanager
+def _open(path):
+    """Opens a model as a zip; whatever fails in the block becomes one line."""
     try:
         with zipfile.ZipFile(path) as archive:
-            num_activations = check_archive(archive, path.stat().st_size, side)
-        model = keras.saving.load_model(path, safe_mode=True, compile=False)
-        return model, num_activations
-    except InputError as error:
-        raise InputError(
-            f"Expected a model as this project makes them, received {path}, {error}. "
-            "Use a model that was trained here."
-        ) from None
-    except MemoryError:
+            if sum(entry.file_size for entry in archive.infolist()) > 2 * path.stat().st_size:
+                raise ValueError("it would unpack to more than twice its size")
+            yield archive
+    except (MemoryError, PermissionError):
         raise
-    except Exception as error:  # Keras says nowhere what it raises on a file that is not one of its
-        if getattr(error, "errno", None) in _NOT_THE_MODELS_FAULT:
-            raise
-        raise _damaged(path, error) from None
+    except pydantic.ValidationError as error:
+        raise _unusable(path, f"{_CARD}: {' '.join(describe_invalid(error))}") from None
+    except Exception as error:  # Keras does not document what it raises for a damaged file
+        raise _unusable(path, error) from None
+
+
+def _check_classes(config):
+    """Looks at everything that names a class, however deep."""
+    remaining = [config]
+    while remaining:
+        part = remaining.pop()
+        if isinstance(part, dict):
+            if "class_name" in part:
+                name, module = part["class_name"], part.get("module")
+                registered = part.get("registered_name")
+                if name not in _ALLOWED.get(module, ()) or registered not in (None, name):
+                    raise ValueError(f"it contains {module}.{name}, which is not known to be safe")
+            remaining += part.values()
+        elif isinstance(part, list):
+            remaining += part
+
+
+def _check_weights(config, data):
+    """Refuses a model that would take more memory for its weights than `data`, the HDF5 file."""
+    sizes = []
+
+    def visit(name, item):
+        if isinstance(item, h5py.Dataset):
+            sizes.append(math.prod(item.shape) * item.dtype.itemsize)
+
+    def count_parameters():
+        with keras.StatelessScope(initialize_variables=False):  # has shapes, takes no memory
+            return keras.saving.deserialize_keras_object(config, safe_mode=True).count_params()
+
+    with h5py.File(io.BytesIO(data)) as file:
+        file.visititems(visit)
+    # In another thread, since Keras lists by thread the variables that it initializes later.
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        num_parameters = executor.submit(count_parameters).result()
+    if sum(sizes) > len(data) or 2 * num_parameters > len(data):  # 2 bytes in half precision
+        raise ValueError(f"its weights would be larger than the {len(data):,} bytes stored")
+
+
+def _check_end(model):
+    layers = model.layers[-1].layers if model.layers[-1].name == "head" else model.layers
+    ends = (keras.activations.sigmoid, keras.activations.softmax)
+    if layers[-2].name != "logit" or getattr(layers[-1], "activation", None) not in ends:
+        raise ValueError("it does not end in a layer named logit and a sigmoid or softmax")
 
 
 def _model_file(run_or_model):
     path = pathlib.Path(run_or_model)
     if path.is_file() and path.suffix != ".keras":
-        raise InputError(f"Expected a run folder or a .keras file, received {path}.")
+        raise InputError(f"Expected a run folder or a .keras file. Received: {path}.")
     folder, path = path, path if path.suffix == ".keras" else path / "model.keras"
     if path.is_file():
         return path
-    remedy = "Train the run again."
+    remedy = "Correct the path, or train the run again."
     if (folder / "config.json").is_file():
-        remedy = "The run was stopped: go on with it by the command that started it and --resume."
+        remedy = "The run was interrupted: repeat the command that started it with --resume."
     raise InputError(f"Expected a model at {path}, found none. {remedy}")
 
 
-def _damaged(path, error):
-    reason = say_briefly(error) or type(error).__name__
+def _unusable(path, reason):
     return InputError(
-        f"Expected a whole Keras model at {path}, received a damaged one ({reason}). "
-        "Train the run again."
+        f"Expected a model that this project saved at {path}, received one that cannot be used: "
+        f"{shorten(reason) or type(reason).__name__}. Train it again, or use another one."
     )

@@ -1,115 +1,101 @@
-"""What a stopped run needs to go on, in the folder `state` of its run."""
+"""Resume that is exact to the bit: all that a stopped run needs, written after every epoch."""
 
-import contextlib
 import math
 import pathlib
 import time
-import zipfile
 
 import keras
 import numpy as np
 
-from catsdogs.errors import InputError, say_briefly
-from catsdogs.files import atomic_path
-from catsdogs.stages.run import read_history, write_history
+from catsdogs.evaluation.plots import plot_history, save_figure
+from catsdogs.files import atomic_path, read_history, write_history
 
-__all__ = ["RunState", "completed_epochs", "completed_seconds"]
+__all__ = ["Checkpoint"]
 
-
-def completed_epochs(run_dir):
-    """How many epochs of a stopped run can be taken over; 0 if none."""
-    return max((_epoch_of(path) for path in _states(run_dir)), default=0)
+_SECONDS_BETWEEN_CURVES = 5
 
 
-def completed_seconds(run_dir):
-    """How many seconds a stopped run had taken when it finished these epochs; 0.0 if none."""
-    newest = max(_states(run_dir), key=_epoch_of, default=None)
-    if newest is None:
-        return 0.0
-    with _read_state(newest) as arrays:
-        return float(arrays["seconds"])
+class Checkpoint(keras.callbacks.Callback):
+    """Writes the complete training state after every epoch, and restores it when training begins.
 
-
-class RunState(keras.callbacks.Callback):
-    """Writes after every epoch what a stopped run needs to go on.
-
-    Keras's BackupAndRestore keeps neither the history nor the best epoch, and writes its two files
-    one after the other. Here the order makes every moment safe to stop in: the state's file comes
-    last, and what was written before it is written again, the same, when the epoch is repeated.
-
-    Keras's own weight files leave out the random generators, and with them which activations
-    dropout drops next; and writing HDF5 on a full disk ends in a segmentation fault.
+    Keras's BackupAndRestore keeps neither the history nor the best epoch, its weight files lack the
+    random generators that decide which activations dropout drops next, and it writes two files one
+    after the other. Here the state's file comes last: a run that is killed at any moment repeats
+    the unfinished epoch and writes the same files again.
 
     Args:
         run_dir: The run folder.
-        started: When the run began, seconds of `time.perf_counter()`.
+        title: Name of the run in `curves.png`.
+        started: When the run began, in seconds of `time.perf_counter()`.
 
     Attributes:
-        history: Of all epochs so far, `{"loss", "accuracy", "val_loss", "val_accuracy"}`.
+        epoch: Number of epochs that are completed.
+        seconds: How long the run had taken by then.
+        started: As given, but earlier by what the completed epochs of a stopped run took.
+        history: `{"loss", "accuracy", "val_loss", "val_accuracy"}`, each a list of floats. Losses
+            are plain cross-entropy, without label smoothing and penalties.
     """
 
-    def __init__(self, run_dir, started):
+    def __init__(self, run_dir, title, started):
         super().__init__()
-        self._run_dir, self._started = pathlib.Path(run_dir), started
-        self._best_path = self._run_dir / "state" / "best.npz"
+        self._run_dir, self._title = pathlib.Path(run_dir), title
+        self._folder = self._run_dir / "state"
+        self._curves_drawn = 0.0
+        self.epoch, self.seconds = 0, 0.0
         self.history = {"loss": [], "accuracy": [], "val_loss": [], "val_accuracy": []}
+        if states := self._states():
+            self.epoch = int(states[-1].stem.removeprefix("epoch-"))
+            with np.load(states[-1]) as arrays:
+                self.seconds = float(arrays["seconds"])
+            history = read_history(self._run_dir)
+            self.history = {name: history[name][: self.epoch] for name in self.history}
+        self.started = started - self.seconds
 
-    def restore(self, model, epoch):
-        """Takes a compiled model and the history back to where they were after an epoch.
-
-        Raises:
-            InputError: If the state is damaged, or the history shorter than the run was.
-        """
-        with _read_state(self._best_path):
-            pass  # needed only at the end, but then it is too late to tell
-        model.optimizer.build(model.trainable_variables)
-        _load(_state_path(self._run_dir, epoch), _all_variables(model))
-        history = read_history(self._run_dir)
-        if min(map(len, history.values())) < epoch:
-            raise InputError(
-                f"Expected {epoch} epochs in {self._run_dir / 'history.csv'}, as in the run's "
-                "state, received fewer. Start another run with --run-dir."
-            )
-        self.history = {name: history[name][:epoch] for name in self.history}
-
-    def load_best(self, model):
-        """Gives a model the weights of the epoch of least validation loss."""
-        _load(self._best_path, model.weights)
-
-    def refuse_if_lost(self):
-        """Without a state there is nothing to go on from, and beginning anew loses the history."""
-        path = self._run_dir / "history.csv"
-        # The first epoch's line is written before the first state.
-        if path.is_file() and len(path.read_bytes().splitlines()) > 2:
-            raise InputError(
-                f"Expected the state of a stopped run in {self._best_path.parent}, found none. "
-                "Start another run with --run-dir."
-            )
+    def on_train_begin(self, logs=None):
+        if self.epoch:
+            print(f"Resuming after epoch {self.epoch}.")
+            self.model.optimizer.build(self.model.trainable_variables)
+            _load(self._path(self.epoch), _all_variables(self.model))
 
     def on_epoch_end(self, epoch, logs=None):
         if not (math.isfinite(logs["loss"]) and math.isfinite(logs["val_loss"])):
-            # Do not keep what is broken. TerminateOnNaN looks at the training loss alone, which
-            # does not know yet of weights that the last step broke.
-            self.model.stop_training = True
+            self.model.stop_training = True  # and keep the last good state
             return
+        # The digits that history.csv holds, so that a resumed run compares the same numbers.
         for name, source in (
             ("loss", "cross_entropy"),
             ("accuracy", "accuracy"),
             ("val_loss", "val_cross_entropy"),
             ("val_accuracy", "val_accuracy"),
         ):
-            # The digits that history.csv holds, so that a run that goes on compares the same.
             self.history[name].append(float(f"{logs[source]:.6g}"))
         *earlier, val_loss = self.history["val_loss"]
         if val_loss < min(earlier, default=math.inf):
-            _save(self._best_path, self.model.weights)
+            _save(self._folder / "best.npz", self.model.weights)
         write_history(self._run_dir, self.history)
-        newest = _state_path(self._run_dir, epoch + 1)
-        seconds = time.perf_counter() - self._started
-        _save(newest, _all_variables(self.model), seconds=seconds)
-        for path in _states(self._run_dir):
-            if path != newest:
+        previous = self._states()
+        self.epoch, self.seconds = epoch + 1, time.perf_counter() - self.started
+        _save(self._path(self.epoch), _all_variables(self.model), seconds=self.seconds)
+        for path in previous:
+            if path != self._path(self.epoch):
                 path.unlink()
+        if time.monotonic() - self._curves_drawn > _SECONDS_BETWEEN_CURVES:
+            self.draw_curves()
+
+    def draw_curves(self):
+        """Writes `curves.png`."""
+        save_figure(plot_history({self._title: self.history}), self._run_dir / "curves.png")
+        self._curves_drawn = time.monotonic()
+
+    def load_best(self, model):
+        """Gives a model the weights of the epoch of least validation loss."""
+        _load(self._folder / "best.npz", model.weights)
+
+    def _states(self):
+        return sorted(self._folder.glob("epoch-*.npz"))
+
+    def _path(self, epoch):
+        return self._folder / f"epoch-{epoch:06d}.npz"
 
 
 def _all_variables(model):
@@ -118,36 +104,12 @@ def _all_variables(model):
 
 
 def _save(path, variables, **numbers):
+    # NumPy, since HDF5 on a full disk ends in a segmentation fault.
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, *map(keras.ops.convert_to_numpy, variables), **numbers)
 
 
 def _load(path, variables):
-    with _read_state(path) as arrays:
+    with np.load(path) as arrays:
         for number, variable in enumerate(variables):
             variable.assign(arrays[f"arr_{number}"])
-
-
-@contextlib.contextmanager
-def _read_state(path):
-    try:
-        with open(path, "rb") as file, np.load(file) as arrays:
-            yield arrays
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"Expected the state of a stopped run in {path}, received something else "
-            f"({say_briefly(error)}). Start another run with --run-dir."
-        ) from None
-
-
-def _states(run_dir):
-    paths = (pathlib.Path(run_dir) / "state").glob("epoch-*.npz")
-    return [path for path in paths if path.stem.removeprefix("epoch-").isdecimal()]
-
-
-def _state_path(run_dir, epoch):
-    return pathlib.Path(run_dir) / "state" / f"epoch-{epoch:04d}.npz"
-
-
-def _epoch_of(path):
-    return int(path.stem.removeprefix("epoch-"))

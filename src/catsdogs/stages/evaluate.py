@@ -1,4 +1,4 @@
-"""The stage that measures a finished run. No other one opens the test split."""
+"""Evaluation of finished runs. No other module opens the test split."""
 
 import csv
 import os
@@ -9,148 +9,143 @@ import sys
 from catsdogs.data.batches import encode_labels, evaluation_batches
 from catsdogs.data.images import load_split
 from catsdogs.data.manifest import load_manifest
-from catsdogs.errors import InputError, say_line
+from catsdogs.errors import InputError, printable
 from catsdogs.evaluation.calibration import (
     apply_temperature,
     expected_calibration_error,
     reliability,
 )
-from catsdogs.evaluation.figures import save_figure
 from catsdogs.evaluation.metrics import (
+    accuracy_by_slices,
     class_probabilities,
     evaluate_predictions,
+    measure_pictures,
     roc_auc,
     roc_curve,
 )
-from catsdogs.evaluation.plots import plot_confusion_matrix, plot_reliability, plot_roc
+from catsdogs.evaluation.plots import (
+    plot_confusion_matrix,
+    plot_reliability,
+    plot_roc,
+    save_figure,
+)
 from catsdogs.evaluation.report import write_report
-from catsdogs.evaluation.slices import accuracy_by_slices, measure_pictures
-from catsdogs.files import write_json
-from catsdogs.locks import PART, hold
-from catsdogs.models import networks as models
+from catsdogs.files import PART, lock, write_json
+from catsdogs.models.backbones import BACKBONES, check_frozen_layers, split_model
 from catsdogs.models.model_file import load_saved_model
-from catsdogs.models.weights import check_frozen_blocks
-from catsdogs.stages import run as runs
-from catsdogs.stages.features import CUT, FeatureStore
-from catsdogs.stages.stage_run import EVALUATION_BATCH, few
+from catsdogs.stages.features import FeatureStore
+from catsdogs.stages.run import backbone_of, load_run, subset
 
 __all__ = ["evaluate", "evaluate_runs"]
 
 
-def evaluate(run_dir, data_dir=None, *, flip=False):
+def evaluate(run_dir, data_dir=None, *, tta=False):
     """Measures a finished run on the test split and adds the result to its `metrics.json`.
 
     Also writes `predictions.csv` (file, label, prediction, probability of each class),
-    `confusion.png`, `roc.png`, `reliability.png` and `report.html`, which holds it all, into the
-    run folder: all of it, or, if the disk gets full, nothing.
+    `confusion.png`, `roc.png`, `reliability.png` and `report.html` into the run folder.
 
     Args:
         run_dir: The run folder.
         data_dir: The data set, or `None` for the one the run was trained on.
-        flip: Whether to measure also the mean probability of each picture and its mirror image.
+        tta: Test-time augmentation: also measure the mean probability of each picture and its
+            horizontal flip.
 
     Returns:
-        The run's metrics with `"test"` added, and `"test_flip"` if asked for.
+        The run's metrics with `"test"` added, and `"test_tta"` if asked for.
 
     Raises:
         InputError: If there is no such run, or the data set is not the one it was trained on.
     """
     run_dir = pathlib.Path(run_dir)
-    data_dir, _ = _find_data(run_dir, data_dir)
-    with hold(run_dir, wait=True), hold(data_dir, shared=True):
-        return _evaluate(run_dir, data_dir, flip)
+    with lock(run_dir, wait=True):
+        return _evaluate(run_dir, data_dir, tta)
 
 
-def evaluate_runs(run_dirs, data_dir=None, *, flip=False):
-    """Measures runs, except those whose data set is gone or is another one now, and says which.
+def evaluate_runs(run_dirs, data_dir=None, *, tta=False):
+    """Measures runs; those whose data set is gone or has changed are skipped, and reported.
 
     Args:
         run_dirs: Folders of finished runs.
-        data_dir, flip: As for `evaluate`.
+        data_dir, tta: As for `evaluate`.
 
     Returns:
         `{run folder: metrics}` of those that were measured.
 
     Raises:
-        InputError: If there is none, or as `evaluate`.
+        InputError: If none could be measured.
     """
-    usable = []
-    for number, run_dir in enumerate(run_dirs, start=1):
+    found, failure = {}, None
+    for run_dir in run_dirs:
         try:
-            _find_data(run_dir, data_dir)
-            usable.append(run_dir)
+            found[run_dir] = evaluate(run_dir, data_dir, tta=tta)
         except InputError as error:
-            if number == len(run_dirs) and not usable:
-                raise
-            print(say_line(f"Left out, {run_dir}: {error}"), file=sys.stderr)
-    return {run_dir: evaluate(run_dir, data_dir, flip=flip) for run_dir in usable}
+            failure = error
+            print(printable(f"Skipped {run_dir}: {error}"), file=sys.stderr)
+    if failure and not found:
+        raise failure
+    return found
 
 
-def _find_data(run_dir, data_dir):
-    """The data set to evaluate a run on, a `Path`, and its manifest."""
-    config, metrics = runs.load_run(run_dir)
+def _evaluate(run_dir, data_dir, tta):
+    config, metrics = load_run(run_dir)
     data_dir = pathlib.Path(data_dir or config["data_dir"])
     manifest = load_manifest(data_dir)
     if manifest.digest != metrics["dataset_digest"]:
         raise InputError(
-            f"Expected the data set that {run_dir} was trained on, received {data_dir}, whose "
-            "pictures or splits differ: training pictures might be in its test split. Prepare "
-            "the same data again, or train again."
+            f"{data_dir} is not the data set that {run_dir} was trained on: its pictures or splits "
+            "differ, so training pictures may be in its test split. Prepare the same data again, "
+            "or train again."
         )
-    return data_dir, manifest
-
-
-def _evaluate(run_dir, data_dir, flip):
-    config, metrics = runs.load_run(run_dir)
-    _, manifest = _find_data(run_dir, data_dir)
-    _refuse_folders(run_dir)
     images, labels = load_split(data_dir, manifest, "test", metrics["image_size"])
     files, classes = manifest.split("test"), manifest.classes
     if config["smoke"]:
-        images, labels, files = (few(rows, "test") for rows in (images, labels, files))
+        images, labels, files = (subset(rows, "test") for rows in (images, labels, files))
 
     saved = load_saved_model(run_dir)
-    model = saved.model
-    told = tuple(metrics["classes"]), metrics["image_size"], metrics["temperature"]
-    if told != (saved.classes, saved.image_size, saved.temperature):
+    if saved.classes != classes or saved.image_size != metrics["image_size"]:
         raise InputError(
-            f"Expected {run_dir / 'metrics.json'} to tell the classes, image size and temperature "
-            f"of the model beside it, received others. Train the run again."
+            f"The model in {run_dir} has other classes or another image size than its "
+            "metrics.json. Train the run again."
         )
-    if saved.classes != classes:
-        raise InputError(
-            f"Expected the model of {run_dir} to know {', '.join(classes)}, received one for "
-            f"{', '.join(saved.classes)}. Train the run again."
-        )
-    views = [(images, False), (images, True)][: 1 + flip]  # whether to mirror them
-    if metrics["stage"] != "scratch":
-        check_frozen_blocks(model, run_dir)
-        # The first four blocks are frozen in every run, so all runs share their activations.
+    model, inputs = saved.model, [(images, False), (images, True)][: 1 + tta]
+    if backbone := backbone_of(metrics):
+        cut = BACKBONES[backbone].cut
+        check_frozen_layers(model, backbone, run_dir)
+        # The frozen layers are the same in every run, so all runs share their activations.
         store = FeatureStore(
             data_dir / "features",
+            backbone,
             model,
             dataset_digest=manifest.digest,
             precision=metrics["precision"],
         )
-        views = [(store.features(images, "test", view, CUT), False) for view in range(1 + flip)]
-        _, model = models.split_base(model, CUT)
+        inputs = [(store.features(images, "test", view, cut), False) for view in range(1 + tta)]
+        _, model = split_model(model, cut)
     targets = encode_labels(labels, len(classes))
-    probabilities, *mirrored = (_predict(model, targets, *view) for view in views)
+    probabilities, *flipped = (
+        class_probabilities(
+            model.predict(evaluation_batches(arrays, targets, flip=flip), verbose=0)
+        )
+        for arrays, flip in inputs
+    )
     unscaled = apply_temperature(probabilities, 1 / metrics["temperature"])
-    right = probabilities.argmax(axis=1) == labels
+    is_correct = probabilities.argmax(axis=1) == labels
     metrics["test"] = {
         **evaluate_predictions(labels, probabilities, classes),
         "calibration_error_unscaled": expected_calibration_error(labels, unscaled),
-        "slices": accuracy_by_slices(measure_pictures(images, files), right),
+        "slices": accuracy_by_slices(measure_pictures(images, files), is_correct),
     }
-    metrics.pop("test_flip", None)
-    if flip:
-        both = (probabilities + mirrored[0]) / 2
-        metrics["test_flip"] = evaluate_predictions(labels, both, classes)
+    metrics.pop("test_tta", None)
+    if tta:
+        mean = (probabilities + flipped[0]) / 2
+        metrics["test_tta"] = evaluate_predictions(labels, mean, classes)
 
+    # All files are written elsewhere first, then moved, which takes no space on the disk. The
+    # metrics come last: they say that the evaluation is complete.
     names = [file.name for file in files]
     folder = run_dir / f"{PART}evaluation"
-    shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
         _write_predictions(folder / "predictions.csv", names, labels, probabilities, classes)
@@ -160,9 +155,6 @@ def _evaluate(run_dir, data_dir, flip):
             images=images,
         )  # fmt: skip
         write_json(folder / "metrics.json", metrics)
-        # All is written: moving takes no space. The metrics come last, they say that it is done.
-        if not (folder / "roc.png").exists():
-            (run_dir / "roc.png").unlink(missing_ok=True)
         for path in sorted(folder.iterdir(), key=lambda path: path.name == "metrics.json"):
             os.replace(path, run_dir / path.name)
     finally:
@@ -170,24 +162,10 @@ def _evaluate(run_dir, data_dir, flip):
     return metrics
 
 
-def _refuse_folders(run_dir):
-    """Files are moved over those of an earlier evaluation: all of them can be, or none is."""
-    for name in ("predictions.csv", "confusion.png", "roc.png", "reliability.png", "report.html"):
-        if (run_dir / name).is_dir():
-            raise InputError(f"Expected no folder at {run_dir / name}, found one. Move it away.")
-
-
-def _predict(model, targets, arrays, mirror):
-    """Probability of each class, (n, num_classes)."""
-    batches = evaluation_batches(arrays, targets, batch_size=EVALUATION_BATCH, mirror=mirror)
-    return class_probabilities(model.predict(batches, verbose=0))
-
-
 def _write_predictions(path, names, labels, probabilities, classes):
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")  # prepared names have no line ends
-        columns = (f"probability_of_{name}" for name in classes)
-        writer.writerow(["file", "label", "prediction", *columns])
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["file", "label", "prediction", *(f"probability_of_{n}" for n in classes)])
         for name, label, row in zip(names, labels, probabilities, strict=True):
             answers = classes[label], classes[row.argmax()]
             writer.writerow([name, *answers, *(f"{value:.6f}" for value in row)])
@@ -201,11 +179,9 @@ def _draw(folder, run_name, metrics, labels, probabilities, unscaled):
     curves = {}
     for index, name in enumerate(classes):
         of_class = labels == index, probabilities[:, index]
-        if len(set(of_class[0].tolist())) == 2:  # a curve needs pictures of the class and others
-            curves[name] = (*roc_curve(*of_class), roc_auc(*of_class))
-    if len(classes) == 2 and curves:  # one is the other's mirror image
+        curves[name] = (*roc_curve(*of_class), roc_auc(*of_class))
+    if len(classes) == 2:  # the two curves are the same, reflected
         curves = {run_name: curves[classes[1]]}
-    if curves:
-        save_figure(plot_roc(curves), folder / "roc.png")
-    both = (reliability(labels, outputs) for outputs in (unscaled, probabilities))
-    save_figure(plot_reliability(*both), folder / "reliability.png")
+    save_figure(plot_roc(curves), folder / "roc.png")
+    bins = (reliability(labels, outputs) for outputs in (unscaled, probabilities))
+    save_figure(plot_reliability(*bins), folder / "reliability.png")

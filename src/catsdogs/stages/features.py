@@ -1,42 +1,36 @@
-"""Feature store: activations of a frozen part of VGG16, computed once and kept on disk.
+"""Feature store: activations of a frozen base, computed once and kept on disk in shards.
 
-One file for each split, view and cut. Its name holds a digest of everything that decides its
-content, so a changed picture, size, precision or augmentation can never meet an old file. While a
-file is being made it ends in `.partial`: rows are appended, so its length tells how many are
-finished, and a stopped extraction goes on from there. One process at a time computes for a data
-set; others wait and then find what they need.
+Each split, view and layer has a folder whose name holds a digest of everything that decides its
+content, so a changed picture, size, precision or augmentation never meets old activations. In it
+are shards of some hundred images, each complete or absent: an interrupted extraction resumes at
+the first missing shard. One process at a time computes for a data set; others wait and then find
+what they need.
 """
 
 import concurrent.futures
-import contextlib
 import functools
 import hashlib
-import io
 import itertools
 import json
 import math
-import os
 import pathlib
 import time
 
 import keras
 import numpy as np
 
+from catsdogs.console import Progress
 from catsdogs.data import augment
 from catsdogs.data.batches import image_view, read_rows
-from catsdogs.data.progress import Progress
-from catsdogs.files import sha256_of
-from catsdogs.locks import hold
-from catsdogs.models.networks import split_base
-from catsdogs.models.weights import VGG16_DIGEST
+from catsdogs.files import atomic_path, lock, sha256_of
+from catsdogs.models.backbones import BACKBONES, split_model
 
-__all__ = ["CUT", "FeatureStore"]
-
-CUT = "block4_pool"  # the last layer before the block that fine-tuning trains
+__all__ = ["FeatureStore", "ShardedArray"]
 
 _BATCH_SIZE = 32  # at most: larger gains nothing on two cores and costs memory
-_BATCH_PIXELS = 2.5e6  # at most, so that large images take no more memory than middling ones
-_FORMAT = 1  # raised when the meaning of a file changes
+_BATCH_PIXELS = 2.5e6  # at most, so that large images take no more memory than medium ones
+_SHARD_SIZE = 256  # images, rounded up to complete batches
+_FORMAT = 2  # raised when the meaning of the files changes
 
 
 class FeatureStore:
@@ -46,42 +40,49 @@ class FeatureStore:
     significant bits, and float16 keeps 11.
 
     Args:
-        folder: Where the files lie, `str` or `Path`.
-        conv_base: A model from `build_vgg16_base`, with the ImageNet weights.
+        folder: Where the activations are kept, `str` or `Path`.
+        backbone: Name of the record in `BACKBONES` that `conv_base` is made of.
+        conv_base: A base, or a classifier whose layers up to the backbone's cut are frozen.
         dataset_digest: `Manifest.digest` of the pictures.
         precision: Name of the dtype policy that `conv_base` was built under.
-        since: When the run began, seconds of `time.time()`, by default now. `reused` tells whether
-            anything was taken over from before, `computed` whether anything was not.
+        since: When the run began, seconds of `time.time()`, by default now.
+
+    Attributes:
+        reused: Whether anything was computed before `since` or by another process.
+        computed: Whether anything was computed now. Both are for honest timings.
     """
 
-    def __init__(self, folder, conv_base, *, dataset_digest, precision, since=None):
+    def __init__(self, folder, backbone, conv_base, *, dataset_digest, precision, since=None):
         self._folder = pathlib.Path(folder)
         self._since = time.time() if since is None else since
-        self.reused = self.computed = False  # for honest timings
-        self._last = conv_base.layers[-1].name
+        self.reused = self.computed = False
+        record = BACKBONES[backbone]
+        self._cut, self._last = record.cut, conv_base.layers[-1].name
         self._image_size = conv_base.input.shape[1]
-        # Once: what they are compiled to stays with them.
-        prefix, suffix = split_base(conv_base, CUT)
-        # What passes the cut is float16, so that the result is the same whether it is stored there
-        # or not.
-        middle = keras.ops.cast(prefix.output, "float16")
+        prefix, suffix = split_model(conv_base, self._cut)
+        # What passes the cut is float16, so that the result is the same whether it comes from the
+        # disk or not.
+        at_cut = keras.ops.cast(prefix.output, "float16")
         stored = keras.Input(suffix.input.shape[1:], dtype="float16")
-        last = keras.ops.cast(suffix(middle), "float16")
+        last = keras.ops.cast(suffix(at_cut), "float16")
         self._models = {
-            (CUT,): keras.Model(prefix.input, [middle]),
+            (self._cut,): keras.Model(prefix.input, [at_cut]),
             (self._last,): keras.Model(prefix.input, [last]),
-            (CUT, self._last): keras.Model(prefix.input, [middle, last]),
+            (self._cut, self._last): keras.Model(prefix.input, [at_cut, last]),
         }
         self._from_cut = keras.Model(stored, [keras.ops.cast(suffix(stored), "float16")])
-        self._networks = {CUT: _describe(prefix), self._last: _describe(prefix, suffix)}
+        self._networks = {self._cut: _describe(prefix), self._last: _describe(prefix, suffix)}
         self._key = {
             "format": _FORMAT,
             "keras": keras.version(),
             "backend": keras.backend.backend(),
-            "weights": VGG16_DIGEST,
+            "weights": record.weights_digest,
             "dataset": dataset_digest,
             "precision": precision,
         }
+        # The same batches whatever is computed, since the last bits may depend on them.
+        self._batch_size = max(1, min(_BATCH_SIZE, int(_BATCH_PIXELS / self._image_size**2)))
+        self._shard_size = math.ceil(_SHARD_SIZE / self._batch_size) * self._batch_size
 
     def features(self, images, split, view=0, cut=None, *, keep_cut=False):
         """Activations of every image of a split, from the disk if they are there.
@@ -90,71 +91,128 @@ class FeatureStore:
             images: uint8 (n, image_size, image_size, 3).
             split: `"train"`, `"validation"` or `"test"`.
             view: Number of the view; see `image_view`.
-            cut: Name of the layer whose output is wanted, `CUT` or by default the base's last.
-            keep_cut: Whether to store also what passes `CUT` on the way, for fine-tuning, so that
-                no image passes a block twice.
+            cut: Name of the layer whose output is wanted: the backbone's cut, or by default the
+                base's last layer.
+            keep_cut: Whether to store also what passes the cut on the way, for fine-tuning, so
+                that no image passes a block twice.
 
         Returns:
-            A read-only float16 memory map (n, ...).
+            float16 (n, ...), read-only: a `ShardedArray`, or an array if it is pooled.
         """
         wanted = cut or self._last
-        places = {
-            name: self._path(images, split, view, name) for name in (CUT, self._last)
-            if name == wanted or (keep_cut and name == CUT)
-        }  # fmt: skip
-        self.reused |= _is_older(places[wanted], self._since)
-        if before := _missing(places):
+        names = [
+            name for name in (self._cut, self._last)
+            if name == wanted or (keep_cut and name == self._cut)
+        ]  # fmt: skip
+        shards = {name: self._shards(images, split, view, name) for name in names}
+        self.reused |= any(map(self._is_older, shards[wanted]))
+        if before := _missing(shards):
             self.computed = True
-            with hold(self._folder, wait=True):
-                names = _missing(places)
-                # What another process has made while this one waited took no time of its own.
-                self.reused |= names != before
-                if names:
-                    self._compute(names, images, split, view)
-        return _load(places[wanted])
+            with lock(self._folder, wait=True):
+                # What another process has computed meanwhile took no time of this run.
+                self.reused |= _missing(shards) != before
+                self._compute(shards, images, split, view)
+        arrays = [np.load(path, mmap_mode="r") for path in shards[wanted]]
+        return np.concatenate(arrays) if arrays[0].ndim == 2 else ShardedArray(arrays)
 
-    def _compute(self, names, images, split, view):
-        """Makes the files of the layers `names` for one view of a split."""
-        paths = [self._path(images, split, view, name) for name in names]
-        self.reused |= any(_partial(one).exists() for one in paths)
-        at_cut = self._path(images, split, view, CUT)
-        activations = _load(at_cut)
-        if activations is not None:  # then the first four blocks have been run already
-            self.reused |= _is_older(at_cut, self._since)
-            load = functools.partial(read_rows, activations)
-            model = self._from_cut
-        else:
-            load = functools.partial(image_view, images, view=view)
-            model = self._models[names]
-        label = f"{' and '.join(names)} features, {split} view {view}"
-        # The same batches whatever is fed, since the last bits might depend on them.
-        size = max(1, min(_BATCH_SIZE, int(_BATCH_PIXELS / self._image_size**2)))
-        _extract(paths, model, load, len(images), size, label)
+    def _compute(self, shards, images, split, view):
+        """Computes the missing shards of one view of a split.
 
-    def _path(self, images, split, view, cut):
+        Args:
+            shards: `{layer name: paths}`.
+        """
+        label = f"Computing {' and '.join(shards)} features, {split} view {view}"
+        at_cut = self._shards(images, split, view, self._cut)
+        # What comes next is read while the processors compute.
+        with (
+            Progress(label, len(images)) as progress,
+            concurrent.futures.ThreadPoolExecutor(1) as thread,
+        ):
+            for number, start in enumerate(range(0, len(images), self._shard_size)):
+                stop = min(start + self._shard_size, len(images))
+                missing = {n: paths[number] for n, paths in shards.items()
+                           if not paths[number].exists()}  # fmt: skip
+                if missing:
+                    if at_cut[number].exists():  # then the frozen blocks have run already
+                        self.reused |= self._is_older(at_cut[number])
+                        activations = np.load(at_cut[number], mmap_mode="r")
+                        model, load = self._from_cut, functools.partial(_read, activations, start)
+                    else:
+                        model = self._models[tuple(missing)]
+                        load = functools.partial(image_view, images, view=view)
+                    batches = [
+                        slice(row, min(row + self._batch_size, stop))
+                        for row in range(start, stop, self._batch_size)
+                    ]
+                    outputs = _predict(model, load, batches, thread)
+                    for path, rows in zip(missing.values(), outputs, strict=True):
+                        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                            np.save(file, rows)
+                progress.update(stop)
+
+    def _shards(self, images, split, view, layer):
         content = {
             **self._key,
             "split": split,
             "num_images": len(images),
             "image_size": self._image_size,
             "view": view,
-            "cut": cut,
-            "network": self._networks[cut],
+            "layer": layer,
+            "network": self._networks[layer],
+            "shard_size": self._shard_size,
         }
-        if view > 1:  # the first two are the image and its mirror image, whatever the warps are
+        if view > 1:  # the first two do not depend on the augmentation's code
             content["augmentation"] = sha256_of(augment.__file__)
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-        return self._folder / f"{split}-view{view}-{cut}-{self._image_size}-{digest}.npy"
+        folder = self._folder / f"{split}-view{view}-{layer}-{self._image_size}-{digest}"
+        number = math.ceil(len(images) / self._shard_size)
+        return [folder / f"{index:06d}.npy" for index in range(number)]
+
+    def _is_older(self, path):
+        return path.exists() and path.stat().st_mtime < self._since
+
+
+class ShardedArray:
+    """Arrays on disk, one after the other, indexed like a single array along the first axis.
+
+    Args:
+        arrays: Memory maps (n, ...) of one dtype; all but the last have the same length.
+    """
+
+    def __init__(self, arrays):
+        self._arrays, self._size = arrays, len(arrays[0])
+        self.dtype = arrays[0].dtype
+        self.shape = (sum(map(len, arrays)), *arrays[0].shape[1:])
+        self.ndim = len(self.shape)
+        self.nbytes = sum(array.nbytes for array in arrays)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __array__(self, dtype=None, copy=None):
+        return self[:]
+
+    def __getitem__(self, rows):
+        """A copy of some rows.
+
+        Args:
+            rows: Slice, or int (batch,).
+        """
+        index = np.arange(len(self))[rows]
+        copy = np.empty((len(index), *self.shape[1:]), self.dtype)
+        for number in np.unique(index // self._size):
+            chosen = index // self._size == number
+            copy[chosen] = read_rows(self._arrays[number], index[chosen] % self._size)
+        return copy
 
 
 def _describe(*models):
-    """What models compute, their weights apart: operations and settings, JSON-ready."""
-    # Names may be numbered anew, and no activation depends on what is going to be trained.
-    passed_over = {"name", "trainable"}
+    """What models compute apart from their weights: operations and settings, JSON-ready."""
+    ignored = {"name", "trainable"}  # no activation depends on these
     return [
         [
             type(operation).__name__,
-            {k: v for k, v in operation.get_config().items() if k not in passed_over},
+            {k: v for k, v in operation.get_config().items() if k not in ignored},
         ]
         for model in models
         for operation in model.operations
@@ -162,98 +220,20 @@ def _describe(*models):
     ]
 
 
-def _load(path):
-    """The activations in a finished file, or `None` if there is none or it has been cut short."""
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        return np.load(path, mmap_mode="r")
+def _missing(shards):
+    return [path for paths in shards.values() for path in paths if not path.exists()]
 
 
-def _missing(places):
-    """The layers among `{layer: path}` whose activations are still to be computed."""
-    return tuple(name for name, path in places.items() if _load(path) is None)
+def _read(activations, start, rows):
+    return read_rows(activations, slice(rows.start - start, rows.stop - start))
 
 
-def _is_older(path, since):
-    return path.exists() and path.stat().st_mtime < since
-
-
-def _partial(path):
-    return path.with_suffix(".npy.partial")
-
-
-def _extract(paths, model, load, num_rows, size, label):
-    """Runs a model over `load(slice)` for all rows; each of its outputs becomes one of `paths`.
-
-    Args:
-        size: Rows a batch.
-    """
-    with contextlib.ExitStack() as stack:
-        files = [
-            stack.enter_context(_PartialFile(path, (num_rows, *output.shape[1:])))
-            for path, output in zip(paths, model.outputs, strict=True)
-        ]
-        # Whole batches alone, so that every row is computed in the batch it always is in.
-        finished = min(file.num_rows() for file in files) // size * size
-        for file in files:
-            file.truncate(finished)
-        starts = range(finished, num_rows, size)
-        batches = [slice(start, min(start + size, num_rows)) for start in starts]
-        progress = stack.enter_context(Progress(f"Computing {label}", num_rows))
-        # What comes next is read while the processors compute.
-        thread = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
-        following = None
-        for rows, next_rows in itertools.zip_longest(batches, batches[1:]):
-            current = following or thread.submit(load, rows)
-            following = next_rows and thread.submit(load, next_rows)
-            activations = model.predict_on_batch(current.result())
-            # A list for two outputs, a bare array for one.
-            for file, rows_of_one in zip(files, keras.tree.flatten(activations), strict=True):
-                file.append(rows_of_one)
-            progress.update(rows.stop)
-        for file in files:
-            file.finish()
-
-
-class _PartialFile:
-    """A `.npy` file of float16 while it is being made.
-
-    Appending, not a writable memory map: on a full disk that would end in SIGBUS.
-
-    Args:
-        path: Where the finished file belongs.
-        shape: Of the finished array.
-    """
-
-    def __init__(self, path, shape):
-        self._path, self._partial = path, _partial(path)
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(
-            header, {"descr": "<f2", "fortran_order": False, "shape": shape}
-        )
-        self._header = header.getvalue()
-        self._row_bytes = 2 * math.prod(shape[1:])
-
-    def __enter__(self):
-        self._file = open(self._partial, "ab")
-        if self._file.tell() < len(self._header):
-            self._file.truncate(0)
-            self._file.write(self._header)
-        return self
-
-    def __exit__(self, *error):
-        self._file.close()
-
-    def num_rows(self):
-        """Whole rows there."""
-        return (self._file.tell() - len(self._header)) // self._row_bytes
-
-    def truncate(self, num_rows):
-        self._file.truncate(len(self._header) + num_rows * self._row_bytes)
-
-    def append(self, rows):
-        self._file.write(rows.astype("<f2", copy=False).tobytes())
-
-    def finish(self):
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        os.replace(self._partial, self._path)
+def _predict(model, load, batches, thread):
+    """What a model's outputs are for `load(rows)` of all batches, a list of arrays."""
+    found, following = [], None
+    for rows, next_rows in itertools.zip_longest(batches, batches[1:]):
+        current = following or thread.submit(load, rows)
+        following = next_rows and thread.submit(load, next_rows)
+        # A list for two outputs, a bare array for one.
+        found.append(keras.tree.flatten(model.predict_on_batch(current.result())))
+    return [np.concatenate(parts).astype(np.float16) for parts in zip(*found, strict=True)]

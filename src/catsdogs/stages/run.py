@@ -1,4 +1,4 @@
-"""The run folder: everything a run leaves behind, so that it can be trusted and repeated.
+"""The run folder: opening it, what its files must hold, and finishing a run.
 
 config.json        every setting
 environment.json   commit, versions, processor
@@ -6,141 +6,398 @@ history.csv        loss and accuracy of each epoch, training and validation
 metrics.json       what came out: best epoch, validation, seconds, memory; test once evaluated
 model.keras        the model of the best epoch, safe to load
 curves.png         the history as a picture
-state/             only while the run goes on: what `--resume` needs
+state/             only while the run is unfinished: what `--resume` needs
 """
 
 import contextlib
-import csv
+import dataclasses
+import datetime
+import importlib.metadata
+import importlib.util
+import os
 import pathlib
+import platform
 import shutil
+import subprocess
+import sys
+import time
+from typing import Annotated, Any, Literal, NotRequired
 
+import keras
+import numpy as np
+from pydantic import ConfigDict, Field, FiniteFloat, with_config
+from typing_extensions import TypedDict
+
+from catsdogs.config import FINETUNE, run_name, shrink
+from catsdogs.data.images import load_split
+from catsdogs.data.manifest import Manifest, find_data_dir, load_manifest
 from catsdogs.errors import InputError
-from catsdogs.fields import FRACTION, check_fields, number
-from catsdogs.files import atomic_path, read_json, write_json
-from catsdogs.locks import PART, hold
-from catsdogs.stages.environment import describe_environment
-from catsdogs.tables import CONFIG, ENVIRONMENT, METRICS
+from catsdogs.evaluation.calibration import apply_temperature, fit_temperature
+from catsdogs.evaluation.metrics import class_probabilities, evaluate_predictions
+from catsdogs.files import lock, read_json, write_json
+from catsdogs.models.convnets import divide_logits
+from catsdogs.models.model_file import save_model
+from catsdogs.stages.checkpoint import Checkpoint
+from catsdogs.stages.features import FeatureStore
+from catsdogs.stages.optimization import choose_precision
 
 __all__ = [
-    "finished_runs",
+    "Metrics",
+    "Run",
+    "backbone_of",
+    "describe_environment",
     "is_complete",
     "load_run",
     "open_run",
-    "read_history",
+    "peak_memory_mb",
+    "subset",
     "validation_folder",
-    "write_history",
 ]
 
-# What a run has written before its first epoch ended.
-_BEGUN = {"config.json", "environment.json", "state", "tensorboard"}
-_HISTORY = {"loss": [number(0)], "accuracy": [FRACTION]}
-_HISTORY |= {f"val_{name}": values for name, values in _HISTORY.items()}
+_SMOKE_IMAGES = {"train": 64, "validation": 32, "test": 32}
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[FiniteFloat, Field(ge=0)]
+Stage = Literal["scratch", "feature_extract", "finetune"]
+
+
+@with_config(ConfigDict(extra="allow"))
+class RunConfig(TypedDict):
+    """`config.json`: every setting of the run, of which these are read by other commands."""
+
+    stage: Stage
+    data_dir: str
+    smoke: bool
+
+
+@with_config(ConfigDict(extra="allow"))
+class Environment(TypedDict):
+    """`environment.json`."""
+
+    commit: str | None
+    packages: dict[str, str]
+    processor: str
+    cores: Count
+    resumed: NotRequired[list[dict[str, Any]]]
+
+
+@with_config(ConfigDict(extra="allow"))
+class Scores(TypedDict):
+    """What `evaluation.metrics.evaluate_predictions` returns."""
+
+    num_images: Count
+    loss: Amount
+    accuracy: Fraction
+    accuracy_interval95: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+
+
+@with_config(ConfigDict(extra="allow"))
+class Metrics(TypedDict):
+    """`metrics.json`, written when a run is finished and again when it is evaluated."""
+
+    stage: Stage
+    preset: str
+    variant: str
+    dataset: str
+    dataset_digest: str
+    sketches: NotRequired[bool]
+    classes: Annotated[list[str], Field(min_length=2)]
+    image_size: Count
+    precision: str
+    config: dict[str, Any]
+    num_parameters: Count
+    num_trainable: int
+    best_epoch: Count
+    validation: Scores
+    temperature: Annotated[float, Field(gt=0)]
+    cold: bool
+    warm: bool
+    wall_seconds: Amount
+    peak_rss_mb: Amount
+    environment: Environment
+    test: NotRequired[Scores]
+    test_tta: NotRequired[Scores]
+
+
+@dataclasses.dataclass
+class Run:
+    """A run folder that is open for training; made by `open_run`."""
+
+    stage: str
+    variant: str
+    config: Any
+    """The stage's config, shrunk already with `--smoke`."""
+    dir: pathlib.Path
+    data_dir: pathlib.Path
+    manifest: Manifest
+    precision: str
+    """Name of the dtype policy."""
+    callbacks: list
+    """For `fit`: checkpoint, stop at NaN, TensorBoard if it was asked for."""
+    opened: float
+    """When it was opened, in seconds of `time.time()`: older files are reused, not computed."""
+    resumed: bool
+    """Whether some epochs had been completed before."""
+
+    @property
+    def checkpoint(self):
+        """The `Checkpoint` among the callbacks."""
+        return self.callbacks[0]
+
+    @property
+    def epoch(self):
+        """How many epochs are completed: where `fit` begins."""
+        return self.checkpoint.epoch
+
+    @property
+    def seconds(self):
+        """How long the run has taken so far, earlier parts of a resumed run included."""
+        return time.perf_counter() - self.checkpoint.started
+
+    @property
+    def num_classes(self):
+        """Number of classes, two or more."""
+        return len(self.manifest.classes)
+
+    @property
+    def is_complete(self):
+        """Whether there is nothing left to do: the run was to be resumed and is finished."""
+        return is_complete(self.dir)
+
+    @property
+    def verbose(self):
+        """For `fit`: a progress bar on a terminal, a line an epoch in a log."""
+        return 1 if sys.stdout.isatty() else 2
+
+    def load_split(self, split, image_size):
+        """Images and labels of `"train"` or `"validation"`; a subset of them with `--smoke`.
+
+        Returns:
+            uint8 (n, image_size, image_size, 3) in [0, 255] and int32 (n,), both read-only.
+
+        Raises:
+            ValueError: If the split is `"test"`: only `stages.evaluate` opens that one.
+        """
+        if split not in ("train", "validation"):
+            raise ValueError(f"Expected split 'train' or 'validation'. Received: split={split!r}")
+        images, labels = load_split(self.data_dir, self.manifest, split, image_size)
+        if self.config.smoke:
+            images, labels = subset(images, split), subset(labels, split)
+        return images, labels
+
+    def feature_store(self, backbone, conv_base):
+        """The data set's `FeatureStore` for a base."""
+        return FeatureStore(
+            self.data_dir / "features",
+            backbone,
+            conv_base,
+            dataset_digest=self.manifest.digest,
+            precision=self.precision,
+            since=self.opened,
+        )
+
+    def outcome(self):
+        """Folder and metrics of a run that is complete."""
+        shutil.rmtree(self.dir / "state", ignore_errors=True)  # if it was killed in between
+        return self.dir, load_run(self.dir)[1]
+
+    def finish(self, model, trained, validation, labels, *, image_size, store=None, **details):
+        """Calibrates and saves the model of the best epoch, and writes `metrics.json`.
+
+        Args:
+            model: The complete classifier, which is saved.
+            trained: The model that was fitted; it shares its weights with `model`.
+            validation: Batches that `trained` takes, unshuffled.
+            labels: int (n,), the class of each validation image.
+            image_size: Side of the images that `model` takes, in pixels.
+            store: The `FeatureStore` that the features came from, or `None`.
+            details: Further entries of `metrics.json`.
+
+        Returns:
+            A pair of the run folder, a `Path`, and its metrics, a dictionary.
+
+        Raises:
+            InputError: If training ended early since the loss was no longer finite.
+        """
+        config, history = self.config, self.checkpoint.history
+        if self.epoch < config.epochs:
+            raise InputError(
+                f"The loss became NaN or infinite in epoch {self.epoch + 1}. Try a smaller "
+                "--learning-rate, or --precision float32."
+            )
+        self.checkpoint.load_best(trained)
+        outputs = class_probabilities(trained.predict(validation, verbose=0))
+        # Divided into the last layer, so that whoever loads the model gets calibrated answers.
+        temperature = fit_temperature(labels, outputs)
+        divide_logits(model, temperature)
+        probabilities = apply_temperature(outputs, temperature)
+        save_model(
+            model,
+            self.dir / "model.keras",
+            classes=self.manifest.classes,
+            image_size=image_size,
+            temperature=temperature,
+        )
+        self.checkpoint.draw_curves()
+        metrics = {
+            "stage": self.stage,
+            "preset": config.preset,
+            "variant": self.variant,
+            "dataset": self.manifest.dataset,
+            "dataset_digest": self.manifest.digest,
+            "sketches": self.manifest.is_sketches,
+            "classes": list(self.manifest.classes),
+            "image_size": image_size,
+            "precision": self.precision,
+            "config": dataclasses.asdict(config),
+            "num_parameters": model.count_params(),
+            "num_trainable": sum(int(np.prod(w.shape)) for w in trained.trainable_weights),
+            "best_epoch": 1 + history["val_loss"].index(min(history["val_loss"])),
+            "validation": evaluate_predictions(labels, probabilities, self.manifest.classes),
+            "temperature": temperature,
+            **details,
+            **self._timing(store, details.get("start")),
+            "wall_seconds": round(self.seconds, 1),
+            "peak_rss_mb": peak_memory_mb(),
+            "environment": read_json(self.dir / "environment.json"),
+        }
+        write_json(self.dir / "metrics.json", metrics)
+        shutil.rmtree(self.dir / "state", ignore_errors=True)
+        return self.dir, metrics
+
+    def _timing(self, store, start):
+        """Whether all there is to compute was computed, or only the training on features."""
+        cold = store is None or not store.reused
+        warm = store is not None and not store.computed and not self.resumed
+        if start:
+            cold = cold and start["made"] and start["cold"]
+            warm = warm and (start["warm"] or not start["made"])
+        return {"cold": cold, "warm": warm}
 
 
 @contextlib.contextmanager
-def open_run(settings, run_dir, *, resume=False):
-    """Makes the folder of a run, or finds the one to go on with; nothing is ever overwritten.
+def open_run(
+    stage, variant, config, data_dir=None, run_dir=None, *, resume=False, tensorboard=False
+):
+    """Opens the folder of a training run; other processes are kept out of it meanwhile.
 
-    Other processes are kept out of it while the block runs. A new run that is refused there, with
-    an `InputError` before its first epoch has ended, leaves no folder behind.
+    A finished run is never overwritten: a new one of the same name gets a number (`NAME-2`). A
+    stopped run is continued with `resume` and never started over. With `resume`, a run that does
+    not exist is started, and one that is finished is returned as it is.
 
     Args:
-        settings: Everything that decides the run, a JSON-ready dictionary.
-        run_dir: The folder. A whole run that lies there is left alone and the next free name is
-            taken: `run`, `run-2`, `run-3`. A run that ended before its first epoch did, say for
-            a wrong flag, has nothing to lose and is begun anew.
-        resume: Whether to go on with a run that was stopped. It may have been stopped at any
-            moment: one that has not begun is begun, one that is whole (the last, if there are
-            several) is returned as it is.
+        stage: `"scratch"`, `"feature_extract"` or `"finetune"`.
+        variant: The config's variant, or augmentation.
+        config: The stage's config.
+        data_dir: A prepared data set, or `None` for `find_data_dir`.
+        run_dir: The run folder, or `None` for `runs/DATASET/STAGE-PRESET-VARIANT-seedN`.
+        resume: Whether to resume a stopped run.
+        tensorboard: Whether to write TensorBoard's event files into the run folder.
 
     Yields:
-        The folder, a `Path` that holds `config.json`.
+        A `Run`, under the config's precision and with its random seed set.
 
     Raises:
-        InputError: If a stopped run lies there and `resume` is false, if it has other settings, or
-            if another process is at it.
+        InputError: If the data set or the folder cannot be used.
     """
-    run_dir = newest = _named(run_dir)
-    number, free = 1, run_dir
+    opened, started = time.time(), time.perf_counter()
+    if tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise InputError("--tensorboard needs a package: pip install 'catsdogs[tensorboard]'.")
+    config = shrink(config) if config.smoke else config
+    data_dir = find_data_dir(data_dir)
+    manifest = load_manifest(data_dir)
+    name = run_name(stage, config.preset, variant, config.seed)
+    root = pathlib.Path("runs") / (manifest.dataset + "-smoke" * config.smoke)
+    run_dir = _choose_folder(pathlib.Path(run_dir or root / name), resume)
+    settings = {
+        "stage": stage,
+        "variant": variant,
+        "data_dir": str(data_dir),
+        "dataset_digest": manifest.digest,
+        **dataclasses.asdict(config),
+    }
+    with lock(run_dir):
+        checkpoint = Checkpoint(run_dir, f"{stage} {config.preset} {variant}", started)
+        if not is_complete(run_dir):
+            _check_folder(run_dir, settings, resume)
+            write_json(run_dir / "config.json", settings)
+            _write_environment(run_dir / "environment.json", checkpoint.epoch > 0)
+        callbacks = [checkpoint, keras.callbacks.TerminateOnNaN()]
+        if tensorboard:
+            log_dir = run_dir / "tensorboard"
+            callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
+        keras.utils.set_random_seed(config.seed)
+        precision = choose_precision(config.precision)
+        kind = " (sketches, not photographs)" if manifest.is_sketches else ""
+        print(f"{manifest.dataset}{kind}, {precision}. Curves: {run_dir}/curves.png")
+        try:
+            yield Run(
+                stage, variant, config, run_dir, data_dir, manifest, precision, callbacks,
+                opened, resumed=checkpoint.epoch > 0,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            epochs = f"{checkpoint.epoch} of {config.epochs} epochs"
+            raise KeyboardInterrupt(f"after {epochs} of {run_dir}") from None
+
+
+def subset(rows, split):
+    """A few of a split's rows, evenly spread so that every class is among them, for `--smoke`."""
+    return rows[:: max(1, len(rows) // _SMOKE_IMAGES[split])]
+
+
+def _choose_folder(run_dir, resume):
+    """The folder itself, or the next free number where finished runs lie."""
+    number, newest, free = 1, run_dir, run_dir
     while is_complete(free):
         number, newest = number + 1, free
         free = run_dir.with_name(f"{run_dir.name}-{number}")
-    if resume and not free.exists():
-        free = newest
-    if free.is_file():
-        raise _foreign(free)
-    with hold(free):
-        present = {path.name for path in free.iterdir() if not path.name.startswith(PART)}
-        goes_on = _check_place(settings, free, present, resume)
-        if "metrics.json" not in present:
-            write_json(free / "config.json", settings)
-            _write_environment(free / "environment.json", goes_on)
-        try:
-            yield free
-        except InputError:
-            if not present and not (free / "history.csv").exists():
-                for name in _BEGUN:
-                    shutil.rmtree(free / name, ignore_errors=True)
-                    with contextlib.suppress(OSError):
-                        (free / name).unlink()
-            raise
+    return newest if resume and not free.exists() else free
 
 
-def _named(run_dir):
-    """The path of a folder, with a name that a number can be put to."""
-    path = pathlib.Path(run_dir)
-    return path if path.name not in ("", "..") else path.resolve()
+def _check_folder(run_dir, settings, resume):
+    """Refuses a folder that holds a stopped run, unless it is resumed with the same settings."""
+    if not run_dir.exists() or not any(run_dir.iterdir()):
+        return
+    if not (run_dir / "config.json").exists():
+        raise InputError(
+            f"Expected a new or empty folder, found other files in {run_dir}. "
+            "Choose another --run-dir."
+        )
+    if not (run_dir / "history.csv").exists():
+        return  # it ended before its first epoch did: nothing is lost
+    if not resume:
+        raise InputError(
+            f"There is an interrupted run in {run_dir}. Add --resume to continue it, or --run-dir "
+            "to start another one."
+        )
+    recorded = read_json(run_dir / "config.json")
+    changed = [
+        f"{name}={recorded.get(name)!r} (not {value!r})"
+        for name, value in settings.items()
+        if recorded.get(name) != value
+    ]
+    if changed:
+        raise InputError(
+            f"{run_dir} was started with other settings: {', '.join(changed)}. Give the same flags "
+            "again, or start another run with --run-dir."
+        )
 
 
-def _check_place(settings, free, present, resume):
-    """Refuses a folder that a run cannot take, by the names of what is `present` in it.
-
-    Returns:
-        Whether a run goes on there.
-    """
-    if "metrics.json" in present and not resume:  # another process has finished it in this moment
-        raise _foreign(free)
-    begun = bool(present & {"history.csv", "metrics.json"}) or any(free.glob("state/epoch-*.npz"))
-    if "config.json" in present and begun:
-        started = read_json(free / "config.json")
-        if not resume:
-            raise InputError(
-                f"Expected a new folder, received {free}, where a stopped run lies. Add --resume "
-                "to go on with it, or --run-dir to start another one."
-            )
-        changed = [k for k in settings if started.get(k) != settings[k]]
-        if changed:
-            wanted = ", ".join(f"{k}={started.get(k)!r} (not {settings[k]!r})" for k in changed)
-            raise InputError(
-                f"Expected the settings that {free} was started with: {wanted}. "
-                "Give the same flags again, or start another run with --run-dir."
-            )
-    elif present - _BEGUN:
-        raise _foreign(free)
-    return begun
-
-
-def _write_environment(path, goes_on):
-    """Writes `environment.json`; for a run that goes on, adds what is no longer as it was."""
+def _write_environment(path, resumed):
+    """Writes `environment.json`; a resumed run adds what has changed since it began."""
     environment = describe_environment()
-    if goes_on and path.exists():
-        begun = read_json(path, "Start another run with --run-dir.", ENVIRONMENT)
+    if resumed and path.exists():
+        begun = read_json(path, Environment)
         changed = {name: now for name, now in environment.items() if begun.get(name) != now}
-        if changed.keys() <= {"started"}:
+        if changed.keys() == {"started"}:
             return
         environment = {**begun, "resumed": [*begun.get("resumed", []), changed]}
     write_json(path, environment)
 
 
-def _foreign(free):
-    return InputError(
-        f"Expected a new or empty folder, received {free}, which holds other files. "
-        "Choose another --run-dir."
-    )
-
-
 def is_complete(run_dir):
-    """Whether a run ended well: its metrics are written last."""
+    """Whether a run is finished: its metrics are written last."""
     return (pathlib.Path(run_dir) / "metrics.json").exists()
 
 
@@ -151,90 +408,88 @@ def load_run(run_dir):
         A pair of dictionaries: config and metrics.
 
     Raises:
-        InputError: If there is no finished run, or its files are not as this version writes them.
+        InputError: If there is no finished run, or its files cannot be used.
     """
     run_dir = pathlib.Path(run_dir)
-    if not run_dir.is_dir():
-        raise InputError(
-            f"Expected the folder of a finished run, found nothing at {run_dir}. "
-            "Train one with scripts/train_scratch.py, or list what is there: ls runs/*."
-        )
     if not is_complete(run_dir):
+        state = "no metrics.json" if run_dir.is_dir() else "nothing"
         raise InputError(
-            f"Expected a finished run, received {run_dir}, which has no metrics.json. "
-            "If it was stopped, go on with it by --resume; if runs lie in it, name those: "
-            f"{run_dir}/*/."
+            f"Expected a finished run at {run_dir}, found {state}. List what there is with "
+            "ls runs/*, or resume an interrupted run with --resume."
         )
     remedy = "Train the run again."
-    config = read_json(run_dir / "config.json", remedy, CONFIG)
-    metrics = read_json(run_dir / "metrics.json", remedy, METRICS)
-    return config, metrics
+    config = read_json(run_dir / "config.json", RunConfig, remedy)
+    return config, read_json(run_dir / "metrics.json", Metrics, remedy)
+
+
+def backbone_of(metrics):
+    """Name of the backbone that a run is built on, `None` for a convnet from scratch."""
+    if metrics["stage"] == "scratch":
+        return None
+    # The first runs did not record it, since there was only the default one.
+    return metrics["config"].get("backbone", FINETUNE["best"].backbone)
 
 
 def validation_folder(run_dir):
     """The folder of the validation pictures that a run was measured on, as `str`.
 
     Raises:
-        InputError: If there is no run, or its data set is gone.
+        InputError: If it is not there.
     """
-    folder = pathlib.Path(run_dir)
     remedy = "Name some pictures with --pictures."
-    if not (folder / "config.json").is_file():
-        raise InputError(f"Expected a run folder to find pictures by, received {folder}. {remedy}")
-    table = {"data_dir": CONFIG["data_dir"]}
-    data_dir = pathlib.Path(read_json(folder / "config.json", remedy, table)["data_dir"])
-    if not (data_dir / "validation").is_dir():
-        raise InputError(f"Expected the run's data set in {data_dir}, found none. {remedy}")
-    return str(data_dir / "validation")
+    config = read_json(pathlib.Path(run_dir) / "config.json", RunConfig, remedy)
+    folder = pathlib.Path(config["data_dir"]) / "validation"
+    if not folder.is_dir():
+        raise InputError(f"Expected validation pictures in {folder}, found none. {remedy}")
+    return str(folder)
 
 
-def finished_runs(run_dirs):
-    """Leaves out what is no finished run, where several are named, as by `runs/NAME/*/`.
-
-    Args:
-        run_dirs: Paths.
-
-    Returns:
-        A pair of lists: those to use and those left out. A single one is never left out.
-    """
-    run_dirs = list(run_dirs)
-    finished = [path for path in run_dirs if len(run_dirs) == 1 or is_complete(path)]
-    return finished, [path for path in run_dirs if path not in finished]
-
-
-def write_history(run_dir, history):
-    """Writes `history.csv`, one line an epoch.
-
-    Args:
-        history: `{"loss": [...], "accuracy": [...], "val_loss": [...], ...}`.
-    """
-    with atomic_path(pathlib.Path(run_dir) / "history.csv") as path, open(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["epoch", *history])
-        for epoch, values in enumerate(zip(*history.values(), strict=True), start=1):
-            writer.writerow([epoch, *(f"{value:.6g}" for value in values)])
+def describe_environment():
+    """Commit, versions and hardware, as a JSON-ready dictionary."""
+    packages = ("tensorflow", "keras", "numpy", "pillow", "matplotlib")
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
 
 
-def read_history(run_dir):
-    """Reads `history.csv` back as a dictionary of lists of floats, without the epoch column.
-
-    Raises:
-        InputError: If it is missing or broken.
-    """
-    path = pathlib.Path(run_dir) / "history.csv"
-    if not path.is_file():
-        raise InputError(
-            f"Expected a run's history.csv, found nothing at {path}. Is this a run folder?"
-        )
+def peak_memory_mb():
+    """Peak memory of this process so far in MiB, touched pages of mapped files included."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        names = [name for name in rows[0] if name != "epoch"]
-        history = {name: [float(row[name]) for row in rows] for name in names}
-        check_fields(history, _HISTORY)
-        return history
-    except (IndexError, KeyError, TypeError, ValueError, csv.Error):
-        raise InputError(
-            f"Expected one line of numbers an epoch in {path}, received something else. "
-            "The run's metrics.json and model are not affected."
-        ) from None
+        # Not getrusage, which on Linux begins with the peak of the process that started this one.
+        status = pathlib.Path("/proc/self/status").read_text()
+        return round(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
+    except OSError:  # another system; macOS counts in bytes
+        import resource
+
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)
+
+
+def _commit():
+    """Hash of the checked-out commit, with `+changes` if files differ; `None` outside git."""
+    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True)
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "-uno", "--", ":/src", ":/scripts"], capture_output=True
+        )
+    except OSError:
+        return None
+    if head.returncode:
+        return None
+    return head.stdout.decode().strip() + ("+changes" if status.stdout.strip() else "")
+
+
+def _processor():
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
