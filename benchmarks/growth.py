@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from catsdogs import cli
 from catsdogs.data.images import map_pictures
-from catsdogs.data.sketch_files import write_sketches
+from catsdogs.data.sketches import write_sketches
 from catsdogs.errors import InputError
 from catsdogs.evaluation.figures import COLOURS, GREY, STYLE
 from catsdogs.files import atomic_folder, read_json, write_json

@@ -141,14 +141,14 @@ def open_sketches(per_class, seed=0, rabbits=False):
     Yields:
         A `Source` whose pictures exist until the block ends.
     """
-    from catsdogs.data import sketch_files, sketches  # only here: they need numpy
+    from catsdogs.data import sketches  # only here: it needs numpy
 
     animals = sketches.ANIMALS if rabbits else sketches.CATS_AND_DOGS
     with contextlib.ExitStack() as stack:
 
         def draw_and_list():
             folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            sketch_files.write_sketches(folder, per_class=per_class, seed=seed, animals=animals)
+            sketches.write_sketches(folder, per_class=per_class, seed=seed, animals=animals)
             return stack.enter_context(open_source(folder)).list_candidates()
 
         # Other code draws other pictures.
