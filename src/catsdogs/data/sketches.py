@@ -17,7 +17,7 @@ import types
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from catsdogs.data.progress import Progress
+from catsdogs.console import Progress
 from catsdogs.errors import InputError
 
 __all__ = ["ANIMALS", "CATS_AND_DOGS", "draw_sketch", "write_sketches"]
