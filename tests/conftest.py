@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -18,10 +19,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 pytest_plugins = ["campaign"]
 
 MEASURED = {"num_images": 32, "loss": 0.4, "accuracy": 0.75, "accuracy_interval95": [0.6, 0.9]}
-# The least that a finished run's metrics.json says.
+# The least that a finished run's metrics.json holds.
 METRICS = {
     "stage": "scratch", "preset": "best", "variant": "strong", "dataset": "tiny",
-    "dataset_digest": "d1", "drawings": False, "classes": ["cat", "dog"], "image_size": 48,
+    "dataset_digest": "d1", "sketches": False, "classes": ["cat", "dog"], "image_size": 48,
     "precision": "float32", "config": {"seed": 0, "smoke": False}, "num_parameters": 7,
     "num_trainable": 7, "validation": MEASURED, "best_epoch": 1, "temperature": 1.0, "cold": True,
     "warm": False, "wall_seconds": 60.0, "peak_rss_mb": 900,
@@ -41,8 +42,7 @@ def _file_with_weights():
     return found[0] if found else "/the/extra/weights/is/missing.onnx"
 
 
-# An order, not a wish: with it set nothing looks for the weights on the network, scripts that the
-# tests start included.
+# Set even where there is no such file: then nothing looks for the weights on the network.
 os.environ["CATSDOGS_VGG16_WEIGHTS"] = _file_with_weights()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -56,21 +56,21 @@ def float32_policy():
 
 
 @pytest.fixture(autouse=True)
-def keep_signal_handlers(monkeypatch):
-    """`cli.run` changes how the process answers Ctrl-C, since it ends it."""
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    handlers = [signal.getsignal(number) for number in numbers]
+def keep_signal_handlers():
+    """Commands set a handler for SIGTERM."""
+    handler = signal.getsignal(signal.SIGTERM)
     yield
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
+    signal.signal(signal.SIGTERM, handler)
 
 
-def answer_all_signals():
-    """For `preexec_fn`: a shell that runs the tests in the background has them ignore some."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(tmp_path_factory):
+    """Where TensorFlow writes `__autograph_generated_file*.py`, and what the tests start as well."""
+    folder = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folder))
+        patch.setenv("TMPDIR", str(folder))
+        yield
 
 
 @pytest.fixture(scope="session")
