@@ -20,7 +20,7 @@ setup: $(READY)  ## make .venv and install everything (the other targets do so b
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Expected Python 3.11 or later, found ' + sys.version.split()[0])"
-	@echo "Installing TensorFlow and other packages into .venv: a few minutes, 2.5 GB."
+	@echo "Installing TensorFlow and other packages into .venv: a few minutes, 3 GB."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[weights,export,demo,tensorboard,test]'
 	@touch $@

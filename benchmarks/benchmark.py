@@ -9,7 +9,7 @@ Examples:
 """
 
 import dataclasses
-import functools
+import itertools
 import json
 import math
 import os
@@ -59,15 +59,16 @@ from catsdogs.stages.run import describe_environment
 __all__ = [
     "count_flops",
     "measure_augmentation",
-    "measure_base",
+    "measure_convnet",
+    "measure_extraction",
     "measure_fine_tuning",
     "measure_prediction",
-    "measure_training",
     "ratios",
     "run_benchmark",
 ]
 
-_BACKBONE, _BATCH_SIZE = "vgg16", 32
+_BACKBONE = "vgg16"
+_BATCH_SIZE = 32
 _SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 
 
@@ -82,9 +83,7 @@ def run_benchmark(data_dir, quick=False):
     Returns:
         A JSON-ready dictionary.
     """
-    best, size, steps = SCRATCH["best"], FEATURE_EXTRACT["best"].image_size, 10
-    if quick:
-        size, steps = 64, 2
+    size, steps = (64, 2) if quick else (FEATURE_EXTRACT["best"].image_size, 10)
     pathlib.Path("runs").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir="runs") as folder:
         data = pathlib.Path(folder) / "data"
@@ -98,19 +97,14 @@ def run_benchmark(data_dir, quick=False):
             "environment": describe_environment(),
             "load_average": round(os.getloadavg()[0], 2),  # above 0.5: do not trust the figures
         }
-        found["base"] = [
-            run_alone(measure_base, side, precision, turns=1 if quick else 5)
+        found["extraction"] = [
+            run_alone(measure_extraction, side, precision, turns=1 if quick else 5)
             for side in ((64,) if quick else (150, 224))
             for precision in ("auto", "float32")
         ]
         found["augmentation"] = run_alone(measure_augmentation, 150, 64 if quick else 640)
-        found["training"] = run_alone(
-            measure_training, data, best.image_size, best.crop_size, best.mixup, best.batch_size,
-            steps=12 * steps,
-        )  # fmt: skip
-        found["fine_tuning"] = run_alone(
-            measure_fine_tuning, size, FINETUNE["best"].batch_size, steps
-        )
+        found["training"] = run_alone(measure_convnet, data, 12 * steps)
+        found["fine_tuning"] = run_alone(measure_fine_tuning, size, steps)
         found["textbook"] = {
             stage: run_alone(time_textbook, stage, data, 96 if quick else 180, steps)
             for stage in EPOCHS
@@ -131,8 +125,8 @@ def ratios(found):
     seconds = {name: stage["seconds"] for name, stage in found["stages"].items()}
     result = {"Keras's five random layers / fused warp": found["augmentation"]["ratio"]}
     rates = {
-        (base["image_size"], base["precision"]): base["extraction_images_per_second"]
-        for base in found["base"]
+        (one["image_size"], one["precision"]): one["images_per_second"]
+        for one in found["extraction"]
     }
     for (size, precision), rate in rates.items():
         if precision == "mixed_bfloat16":
@@ -190,57 +184,36 @@ def _time_stages(data, folder, quick):
     return found
 
 
-def measure_base(image_size, precision, turns):
-    """Compares feature extraction with the bare convolutions of VGG16.
+def measure_extraction(image_size, precision, turns):
+    """Measures how fast the feature store computes VGG16's features, uint8 images to files.
 
     Args:
         image_size: Side of the images, in pixels.
         precision: As for `choose_precision`.
-        turns: How often both are timed, in turn; medians count.
+        turns: How often it is timed, in turn with what the machine can do; medians count.
 
     Returns:
-        A dictionary: images/s and GFLOP/s of the 13 convolutions with bias and ReLU, and of
-        extraction from uint8 images to stored features; `utilisation`, the latter as a fraction of
-        what the machine can do.
+        A dictionary: images/s, GFLOP/s and their fraction of what the machine can do.
     """
     precision = choose_precision(precision)
-    dtype = "bfloat16" if precision == "mixed_bfloat16" else "float32"
     conv_base = build_base(_BACKBONE, image_size, "average")
-    shape = (4 * _BATCH_SIZE, image_size, image_size, 3)
+    shape = (128, image_size, image_size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     gflop = count_flops(conv_base, image_size) / 1e9
-    calls = []
-    for layer in _convolutions(conv_base):
-        kernel, bias = (tf.cast(weight.value, dtype) for weight in (layer.kernel, layer.bias))
-        x = tf.cast(tf.random.normal((_BATCH_SIZE, *layer.input.shape[1:])), dtype)
-        calls.append(functools.partial(_convolve, x, kernel, bias))
-
-    def convolve_all():
-        for _ in range(len(images) // _BATCH_SIZE):
-            for call in calls:
-                call()
-
-    rates = []  # images/s: of the convolutions, of extraction, possible
+    rates = []  # images/s of extraction, and possible
     with tempfile.TemporaryDirectory() as folder:
-        store = FeatureStore(
-            folder, _BACKBONE, conv_base, dataset_digest="noise", precision=precision
-        )
+        store = FeatureStore(folder, _BACKBONE, conv_base, dataset_digest="", precision=precision)
         for turn in range(1 + turns):
-            extract = functools.partial(store.features, images, f"turn {turn}", keep_cut=True)
-            seconds = _seconds(convolve_all), _seconds(extract)
-            rates.append([*(len(images) / each for each in seconds), _possible_gflops() / gflop])
+            seconds = _seconds(lambda turn=turn: store.features(images, f"{turn}", keep_cut=True))
+            rates.append((len(images) / seconds, _possible_gflops() / gflop))
     rates = np.array(rates[1:])  # the first turn traces and allocates
-    convolutions, extraction, _ = np.median(rates, axis=0)
+    images_per_second = np.median(rates[:, 0])
     return {
         "image_size": image_size,
         "precision": precision,
-        "gflop_per_image": round(gflop, 2),
-        "convolutions_images_per_second": round(convolutions, 2),
-        "extraction_images_per_second": round(extraction, 2),
-        "extraction_fraction": round(np.median(rates[:, 1] / rates[:, 0]), 3),
-        "convolutions_gflops": round(convolutions * gflop, 1),
-        "extraction_gflops": round(extraction * gflop, 1),
-        "utilisation": round(np.median(rates[:, 1] / rates[:, 2]), 3),
+        "images_per_second": round(images_per_second, 2),
+        "gflops": round(images_per_second * gflop, 1),
+        "utilisation": round(np.median(rates[:, 0] / rates[:, 1]), 3),
     }
 
 
@@ -292,92 +265,56 @@ def measure_augmentation(image_size, num_images):
     }
 
 
-def measure_training(data_dir, image_size, crop_size, mixup, batch_size, steps):
-    """Measures whether training the `best` convnet waits for its images.
+def measure_convnet(data_dir, steps):
+    """Measures training of the `best` convnet from scratch, at the size of its last epochs.
 
     Args:
         data_dir: A prepared data set.
-        image_size, crop_size, mixup, batch_size: As in `ScratchConfig`.
         steps: Steps to time.
 
     Returns:
-        A dictionary: seconds per epoch, the fraction of them spent waiting for a batch, processor
-        seconds over wall seconds, GFLOP/s (three times the forward pass) and their fraction of
-        what the machine can do.
+        As `measure_fine_tuning`.
     """
     choose_precision()
-    possible = _possible_gflops()
-    manifest = load_manifest(data_dir)
-    images, labels = load_split(data_dir, manifest, "train", image_size)
+    config, manifest = SCRATCH["best"], load_manifest(data_dir)
+    images, labels = load_split(data_dir, manifest, "train", config.image_size)
     num_classes = len(manifest.classes)
-    convnet = build_residual_convnet(num_classes=num_classes)
-    model = training_copy(convnet)
-    _compile(model, num_classes, steps)
+    model = build_residual_convnet(num_classes=num_classes)
+    batch_size, size = config.batch_size, config.crop_size
     epochs = math.ceil((steps + 5) / (len(labels) // batch_size))
     batches = image_batches(
         images, encode_labels(labels, num_classes), batch_size=batch_size, epochs=epochs, seed=0,
-        augmentation="strong", crop_sizes=[crop_size] * epochs, mixup_share=mixup,
+        augmentation="strong", crop_sizes=[size] * epochs, mixup_share=config.mixup,
     )  # fmt: skip
     # The smaller last batch of an epoch would be traced in the middle of it.
-    complete = batches.filter(lambda images, labels: tf.shape(labels)[0] == batch_size)
-    complete = iter(complete.prefetch(2))
-    step = tf.function(lambda *batch: model.train_step(batch))
-    for _ in range(5):
-        step(*next(complete))
-    waiting, start, cpu = 0.0, time.perf_counter(), time.process_time()
-    for _ in range(steps):
-        before = time.perf_counter()
-        batch = next(complete)
-        waiting += time.perf_counter() - before
-        step(*batch)
-    wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-    possible = statistics.mean([possible, _possible_gflops()])  # before and after
-    images_per_second = steps * batch_size / wall
-    gflops = 3 * count_flops(convnet, crop_size) * images_per_second / 1e9
-    return {
-        "seconds_per_epoch": round(len(labels) / images_per_second, 2),
-        "waiting_fraction": round(waiting / wall, 4),
-        "cpu_over_wall": round(cpu / wall, 2),
-        "gflops": round(gflops, 1),
-        "utilisation": round(gflops / possible, 3),
-    }
+    batches = batches.filter(lambda images, labels: tf.shape(labels)[0] == batch_size).prefetch(2)
+    flops = 3 * count_flops(model, size)
+    return _time_training(training_copy(model), num_classes, iter(batches), steps, flops)
 
 
-def measure_fine_tuning(image_size, batch_size, steps):
-    """Measures how fast VGG16's last block trains on cached activations.
+def measure_fine_tuning(image_size, steps):
+    """Measures training of VGG16's last block on cached activations.
 
     Args:
         image_size: Side of the images that the activations come from, in pixels.
-        batch_size: As in `FinetuneConfig`.
         steps: Steps to time.
 
     Returns:
-        A dictionary: images/s, GFLOP/s (three times the forward pass, less the gradient that no
-        layer below needs) and their fraction of what the machine can do.
+        A dictionary: images/s, the fraction of time spent waiting for a batch, GFLOP/s (three times
+        the forward pass, less the gradients that no layer needs) and their fraction of what the
+        machine can do.
     """
     choose_precision()
     conv_base = build_base(_BACKBONE, image_size, "average")
-    cut = BACKBONES[_BACKBONE].cut
+    cut, batch_size = BACKBONES[_BACKBONE].cut, FINETUNE["best"].batch_size
     unfreeze_after(conv_base, cut)
     classifier = build_classifier(conv_base, build_head(conv_base.output.shape[1:]))
-    _, suffix = split_model(classifier, cut)
-    _compile(suffix, 2, steps)
-    activations = tf.nn.relu(tf.random.normal((batch_size, *suffix.input.shape[1:])))
+    _, model = split_model(classifier, cut)
+    activations = tf.nn.relu(tf.random.normal((batch_size, *model.input.shape[1:])))
     labels = tf.cast(tf.range(batch_size)[:, None] % 2, tf.float32)
-    step = tf.function(lambda *batch: suffix.train_step(batch))
-    step(activations, labels)
-    possible = _possible_gflops()
-    seconds = statistics.median(_seconds(lambda: step(activations, labels)) for _ in range(steps))
-    possible = statistics.mean([possible, _possible_gflops()])
-    images_per_second = batch_size / seconds
-    first, *others = (_flops(layer, layer.output.shape) for layer in _convolutions(suffix))
-    gflops = (2 * first + 3 * sum(others)) * images_per_second / 1e9
-    return {
-        "image_size": image_size,
-        "images_per_second": round(images_per_second, 1),
-        "gflops": round(gflops, 1),
-        "utilisation": round(gflops / possible, 3),
-    }
+    first, *others = (_flops(layer, layer.output.shape) for layer in _convolutions(model))
+    batches = itertools.repeat((activations, labels))
+    return _time_training(model, 2, batches, steps, 2 * first + 3 * sum(others))
 
 
 def measure_prediction(run_dir, picture, repeats):
@@ -421,10 +358,30 @@ def count_flops(model, image_size):
     return sum(map(_flops, convolutions, shapes))
 
 
-def _compile(model, num_classes, steps):
+def _time_training(model, num_classes, batches, steps, flops):
+    """Times training steps; `flops` are those of one image."""
     optimizer = build_optimizer("adamw", 1e-5, num_steps=steps)
     model.compile(optimizer, build_loss(num_classes), metrics=build_metrics(num_classes))
     optimizer.build(model.trainable_variables)
+    step = tf.function(lambda *batch: model.train_step(batch))
+    for _ in range(5):  # the first steps trace and allocate
+        step(*next(batches))
+    possible, waiting, start = _possible_gflops(), 0.0, time.perf_counter()
+    for _ in range(steps):
+        before = time.perf_counter()
+        images, labels = next(batches)
+        waiting += time.perf_counter() - before
+        step(images, labels)
+    seconds = time.perf_counter() - start
+    possible = statistics.mean([possible, _possible_gflops()])  # before and after
+    images_per_second = steps * len(labels) / seconds
+    gflops = flops * images_per_second / 1e9
+    return {
+        "images_per_second": round(images_per_second, 1),
+        "waiting_fraction": round(waiting / seconds, 4),
+        "gflops": round(gflops, 1),
+        "utilisation": round(gflops / possible, 3),
+    }
 
 
 def _convolutions(model):

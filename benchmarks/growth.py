@@ -17,7 +17,7 @@ from catsdogs import cli
 from catsdogs.config import FEATURE_EXTRACT, SCRATCH
 from catsdogs.data.images import load_split
 from catsdogs.data.manifest import load_manifest
-from catsdogs.data.sketch_files import write_sketches
+from catsdogs.data.sketches import write_sketches
 from catsdogs.data.sources import open_source
 from catsdogs.data.splits import prepare
 from catsdogs.files import write_json

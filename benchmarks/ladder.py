@@ -154,9 +154,11 @@ def print_runs(run_dirs, split):
         print("\nThese figures are for sketches drawn by this program, not for photographs.")
     path = run_dirs[0].with_name("history.png")
     save_figure(plot_history({run_dir.name: read_history(run_dir) for run_dir in run_dirs}), path)
-    print(f"\nCurves of all runs: {path}\nOne page for each:")
-    for run_dir in run_dirs:
-        print(f"    {run_dir}/report.html")
+    print(f"\nCurves of all runs: {path}")
+    if split == "test":
+        print(
+            "One page for each:", *(f"    {run_dir}/report.html" for run_dir in run_dirs), sep="\n"
+        )
 
 
 def _run(script, *flags):

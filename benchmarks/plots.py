@@ -6,7 +6,7 @@ import matplotlib
 from growth import STEPS
 from matplotlib.figure import Figure
 
-from catsdogs.evaluation.figures import COLOURS, GREY, PALE, STYLE, error_height
+from catsdogs.evaluation.plots import COLOURS, GREY, PALE, STYLE, error_height
 
 __all__ = ["STAGES", "plot_frontier", "plot_growth", "plot_ladder"]
 

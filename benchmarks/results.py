@@ -20,7 +20,7 @@ from plots import STAGES, plot_frontier, plot_growth, plot_ladder
 
 from catsdogs import cli
 from catsdogs import config as presets
-from catsdogs.evaluation.figures import save_figure
+from catsdogs.evaluation.plots import save_figure
 from catsdogs.evaluation.significance import summarize_seeds
 from catsdogs.files import atomic_path, read_json
 

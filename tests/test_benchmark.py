@@ -23,8 +23,8 @@ def test_the_fused_warp_is_five_times_as_fast():
 
 @pytest.mark.slow
 def test_growth_measures_every_step():
-    found = growth.measure_growth([16, 24])
-    assert [row["num_images"] for row in found["rows"]] == [16, 24]
+    found = growth.measure_growth([16])
+    assert [row["num_images"] for row in found["rows"]] == [16]
     for row in found["rows"]:
         assert all(row[step]["seconds"] > 0 for step in growth.STEPS)
         # Each process counts its own memory: this one and those with TensorFlow have far more.
@@ -34,6 +34,8 @@ def test_growth_measures_every_step():
 @pytest.mark.slow
 def test_the_quick_benchmark_runs(data_dir, vgg16_weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # In this process: starting others takes longer than what they measure here.
+    monkeypatch.setattr(benchmark, "run_alone", lambda function, *args, **kw: function(*args, **kw))
     found = benchmark.run_benchmark(data_dir, quick=True)
     cold = {name for name, stage in found["stages"].items() if stage["cold"]}
     assert cold == {"fine-tuning, cold", "features, cold, as part of fine-tuning", "scratch"}

@@ -254,16 +254,16 @@ class Download:
         (self.room / "mine.txt").write_text("mine")
 
     def run(self):
-        from catsdogs.data.download import download_archive
+        from catsdogs.data.download import download
 
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server) as server:
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
             thread.start()
             try:
                 return run_function(
-                    lambda: download_archive(
-                        self.room, f"http://127.0.0.1:{server.server_port}/cats.zip",
-                        hashlib.sha256(self.content).hexdigest(), len(self.content),
+                    lambda: download(
+                        f"http://127.0.0.1:{server.server_port}/cats.zip", self.room / "cats.zip",
+                        size=len(self.content), digest=hashlib.sha256(self.content).hexdigest(),
                     )
                 )  # fmt: skip
             finally:

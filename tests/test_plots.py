@@ -11,9 +11,9 @@ from matplotlib.colors import to_hex
 from plots import plot_results
 
 from catsdogs.errors import InputError
-from catsdogs.evaluation.array_plot import plot_arrays
-from catsdogs.evaluation.figures import render_figure, save_figure, show_figure
-from catsdogs.evaluation.history_plot import plot_history, smooth
+from catsdogs.evaluation.plots import plot_arrays
+from catsdogs.evaluation.plots import render_figure, save_figure, show_figure
+from catsdogs.evaluation.plots import plot_history, smooth
 from catsdogs.evaluation.metrics import roc_auc, roc_curve
 from catsdogs.evaluation.plots import plot_confusion_matrix, plot_image_grid, plot_roc
 from catsdogs.evaluation.significance import summarize_seeds
@@ -246,7 +246,7 @@ def test_no_display_is_one_line(monkeypatch):
 
 
 def test_import_opens_no_window_toolkit():
-    modules = "catsdogs.evaluation.plots, catsdogs.evaluation.history_plot, plots"
+    modules = "catsdogs.evaluation.plots, catsdogs.evaluation.plots, plots"
     code = f"import sys, {modules}; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 

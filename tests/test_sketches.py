@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catsdogs.data.sketch_files import write_sketches
+from catsdogs.data.sketches import write_sketches
 from catsdogs.data.sketches import ANIMALS, CATS_AND_DOGS, draw_sketch
 from catsdogs.errors import InputError
 

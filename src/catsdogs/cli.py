@@ -103,9 +103,11 @@ def prepare_data():
     if settings.preview:
         with quiet_tensorflow():
             from catsdogs.data.augment import preview_augmentation
+            from catsdogs.data.images import load_split
             from catsdogs.evaluation.plots import plot_image_grid, save_figure
+        images, _ = load_split(data_dir, manifest, "train", config.SCRATCH["best"].image_size)
         path = pathlib.Path(data_dir) / "augmentation.jpg"
-        save_figure(plot_image_grid(*preview_augmentation(data_dir), columns=8), path)
+        save_figure(plot_image_grid(*preview_augmentation(images[0]), columns=8), path)
         print(f"Augmentation shown in {path}")
 
 

@@ -1,37 +1,38 @@
 """Augmentation: one fused affine warp an image, then colour; a pure function of random numbers.
 
-Everything that varies is decided by `NUM_RANDOM` uniform numbers an image, which the pipeline draws
-from (seed, epoch, index). So a batch does not depend on batch size, threads or what came before,
-and an image can be given the same view again.
+Everything that varies is decided by `NUM_RANDOM` uniform numbers an image, which the batches draw
+from (seed, epoch, index). So an image does not depend on batch size, threads or what came before,
+and it can be given the same view again.
 """
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
-__all__ = ["NUM_RANDOM", "augment", "crop_sizes", "mixup", "view_random"]
+__all__ = ["NUM_RANDOM", "augment", "crop_sizes", "mixup", "preview_augmentation", "view_random"]
 
 # flip, rotation, shift x, shift y, shear, zoom x, zoom y, area, aspect, crop x, crop y,
 # brightness, contrast, saturation, channel gains (3), erase or not, its side, its centre (2),
 # mix or not, how much
 NUM_RANDOM = 23
 
-# The book's ranges (listing 5.11), in ImageDataGenerator's terms. Its shear_range is in degrees:
-# the 0.2 that the book passes is all but no shear. Here it is what was meant, a slope.
+# The ranges of Deep Learning with Python, 1st ed., listing 5.11, in ImageDataGenerator's terms. Its
+# shear_range is in degrees, so the 0.2 in that listing is hardly any shear. Here it is a slope.
 _ROTATION = math.radians(40)
 _SHIFT = 0.2  # of the side
 _SHEAR = 0.2  # sideways shift a unit of height
 _ZOOM = 0.2  # each axis by itself in [1 - 0.2, 1 + 0.2]
 
 _TILT = math.radians(15)
-_MIN_AREA = 0.3  # share of the image that a random crop keeps, at least
+_MIN_AREA = 0.3  # fraction of the image that a random crop keeps, at least
 _LOG_ASPECT = math.log(4 / 3)
 _COLOUR = 0.3  # brightness, contrast and saturation within a factor 1 ± 0.3
 _CHANNEL = 0.1  # each channel within a factor 1 ± 0.1: warm and cold light
-_ERASE = 0.25  # share of the images that lose a square
-_ERASE_SIDE = (0.15, 0.45)  # of the image's
+_ERASE = 0.25  # fraction of the images that lose a square
+_ERASE_SIDE = (0.15, 0.45)  # of the image's side
 
-_GROWTH = 0.75  # share of the epochs in which crops grow
+_GROWTH = 0.75  # fraction of the epochs in which crops grow
 _GROWTH_STEP = 16  # pixels
 
 
@@ -53,13 +54,13 @@ def crop_sizes(first, last, epochs):
     return [sizes[min(int(epoch * pace), len(sizes) - 1)] for epoch in range(epochs)]
 
 
-def mixup(rows, random, share):
+def mixup(rows, random, fraction):
     """Blends rows with the ones that follow them: images, or their targets alike.
 
     Args:
         rows: float32 (batch + 1, ...); the last one is only blended in.
         random: float32 (batch + 1, NUM_RANDOM) in [0, 1), the same for images and targets.
-        share: Share of the rows that are blended, in [0, 1].
+        fraction: Fraction of the rows that are blended, in [0, 1].
 
     Returns:
         float32 (batch, ...); a row keeps at least half of itself.
@@ -68,21 +69,21 @@ def mixup(rows, random, share):
         Zhang et al., "mixup: Beyond empirical risk minimization" (2018).
     """
     chosen, amount = random[:-1, 21], random[:-1, 22]
-    other = tf.where(chosen < share, 0.5 * amount, 0.0)
+    other = tf.where(chosen < fraction, 0.5 * amount, 0.0)
     other = tf.reshape(other, (-1, *[1] * (rows.shape.rank - 1)))
     return (1 - other) * rows[:-1] + other * rows[1:]
 
 
 def augment(images, random, name, size):
-    """Varies a batch of images.
+    """Augments a batch of images.
 
     Args:
         images: uint8 or float32 (batch, height, width, 3) in [0, 255], square.
         random: float32 (batch, NUM_RANDOM) in [0, 1).
-        name: `"none"`: no change; `"basic"`: rotation up to 40 degrees, shifts, shear and zoom of
-            0.2, mirror image, new pixels taken from the nearest edge; `"strong"`: random resized
-            crop, tilt up to 15 degrees, mirror image, brightness, contrast, saturation, channel
-            gains, and in a quarter of the images a square of the mean colour.
+        name: The policy. `"none"`: no change. `"basic"`: rotation up to 40 degrees, shifts, shear
+            and zoom of 0.2, horizontal flip, new pixels taken from the nearest edge. `"strong"`:
+            random resized crop, tilt up to 15 degrees, horizontal flip, brightness, contrast,
+            saturation, channel gains, and in a quarter of the images a square of the mean colour.
         size: Side of the result, in pixels; the images' own for `"none"`.
 
     Returns:
@@ -92,9 +93,9 @@ def augment(images, random, name, size):
         Szegedy et al., "Going deeper with convolutions" (2014), for the random resized crop;
         Zhong et al., "Random erasing data augmentation" (2020).
     """
-    if name not in _KINDS:
-        raise ValueError(f"Expected name 'none', 'book' or 'strong'. Received: name={name!r}")
-    return _KINDS[name](tf.convert_to_tensor(images), tf.convert_to_tensor(random), size)
+    if name not in _POLICIES:
+        raise ValueError(f"Expected name 'none', 'basic' or 'strong'. Received: name={name!r}")
+    return _POLICIES[name](tf.convert_to_tensor(images), tf.convert_to_tensor(random), size)
 
 
 def view_random(seed, view, num_images):
@@ -111,24 +112,46 @@ def view_random(seed, view, num_images):
     return tf.random.stateless_uniform((num_images, NUM_RANDOM), seed=(seed, view))
 
 
+def preview_augmentation(image, seed=0, columns=8):
+    """What the policies do to one image.
+
+    Args:
+        image: uint8 (size, size, 3) in [0, 255].
+        seed: Integer that decides the variants.
+        columns: Images of each policy.
+
+    Returns:
+        A pair: uint8 (2 * columns, size, size, 3), the image and its `"basic"` variants, then
+        `"strong"` ones; their titles.
+    """
+    random = view_random(0, seed, columns)
+    repeated = np.repeat(image[None], columns, axis=0)
+    basic, strong = (
+        augment(repeated, random, name, len(image)).numpy().astype(np.uint8)
+        for name in ("basic", "strong")
+    )
+    titles = ["original"] + ["basic"] * (columns - 1) + ["strong"] * columns
+    return np.concatenate([image[None], basic[1:], strong]), titles
+
+
 def _signed(u):
     """Uniform in [0, 1) to uniform in [-1, 1)."""
     return 2.0 * u - 1.0
 
 
-def _book_warp(random):
+def _basic_warp(random):
     """Maps output to input in units of half a side from the centre: (batch, 2, 3)."""
     flip, rotation, shift_x, shift_y, shear, zoom_x, zoom_y = tf.unstack(random[:, :7], axis=1)
     angle = _ROTATION * _signed(rotation)
     cos, sin = tf.cos(angle), tf.sin(angle)
     shear = _SHEAR * _signed(shear)
     zoom_x, zoom_y = 1 + _ZOOM * _signed(zoom_x), 1 + _ZOOM * _signed(zoom_y)
-    mirror = tf.where(flip < 0.5, -1.0, 1.0)
-    # rotation @ shear @ zoom @ mirror, then the shift (a share of the side is twice that share
+    flip = tf.where(flip < 0.5, -1.0, 1.0)
+    # rotation @ shear @ zoom @ flip, then the shift (a fraction of the side is twice that fraction
     # of half a side).
     return _matrix(
-        cos * zoom_x * mirror, (cos * shear - sin) * zoom_y, 2 * _SHIFT * _signed(shift_x),
-        sin * zoom_x * mirror, (sin * shear + cos) * zoom_y, 2 * _SHIFT * _signed(shift_y),
+        cos * zoom_x * flip, (cos * shear - sin) * zoom_y, 2 * _SHIFT * _signed(shift_x),
+        sin * zoom_x * flip, (sin * shear + cos) * zoom_y, 2 * _SHIFT * _signed(shift_y),
     )  # fmt: skip
 
 
@@ -138,12 +161,12 @@ def _random_crop(random):
     root = tf.sqrt(_MIN_AREA + (1 - _MIN_AREA) * area)
     stretch = tf.exp(0.5 * _LOG_ASPECT * _signed(aspect))
     width, height = tf.minimum(root * stretch, 1.0), tf.minimum(root / stretch, 1.0)
-    mirror = tf.where(flip < 0.5, -1.0, 1.0)
+    flip = tf.where(flip < 0.5, -1.0, 1.0)
     angle = _TILT * _signed(tilt)
     cos, sin = tf.cos(angle), tf.sin(angle)
     return _matrix(
-        width * cos * mirror, -width * sin, (1 - width) * _signed(x),
-        height * sin * mirror, height * cos, (1 - height) * _signed(y),
+        width * cos * flip, -width * sin, (1 - width) * _signed(x),
+        height * sin * flip, height * cos, (1 - height) * _signed(y),
     )  # fmt: skip
 
 
@@ -205,10 +228,10 @@ def _none(images, random, size):
 
 
 # Compiled, a warp is one loop over the pixels: five times as fast as TensorFlow's
-# ImageProjectiveTransformV3, which works out the position for every channel anew.
+# ImageProjectiveTransformV3, which computes the position for every channel again.
 @tf.function(jit_compile=True)
-def _book(images, random, size):
-    return _warp(images, _book_warp(random), images.shape[1], size)
+def _basic(images, random, size):
+    return _warp(images, _basic_warp(random), images.shape[1], size)
 
 
 @tf.function(jit_compile=True)
@@ -217,4 +240,4 @@ def _strong(images, random, size):
     return _erase(_colour(images, random), random, size)
 
 
-_KINDS = {"none": _none, "basic": _book, "strong": _strong}
+_POLICIES = {"none": _none, "basic": _basic, "strong": _strong}

@@ -45,8 +45,8 @@ def image_batches(
 ):  # fmt: skip
     """Shuffled, augmented batches for training: one dataset that runs through all epochs.
 
-    What a batch holds depends on (seed, epoch) and nothing else, so a run that was stopped goes on
-    with exactly the batches it would have had.
+    What a batch holds depends on (seed, epoch) and nothing else, so a run that was interrupted
+    resumes with exactly the batches it would have had.
 
     Args:
         images: uint8 (n, side, side, 3), typically a memory map.
@@ -58,7 +58,7 @@ def image_batches(
         augmentation: `"none"`, `"basic"` or `"strong"` (see `augment`).
         crop_sizes: Side of the images of each epoch, in pixels, for `"strong"`; by default, and
             for the others, that of the images given.
-        mixup_share: Share of the images that are blended with the next one of the epoch.
+        mixup_share: Fraction of the images that are blended with the next one of the epoch.
 
     Returns:
         A `tf.data.Dataset` of pairs: float32 (batch, size, size, 3) in [0, 255] and targets,
@@ -70,7 +70,7 @@ def image_batches(
         del epoch
         return augment(_rows(images, index), random, augmentation, size)
 
-    # A dataset for each size, since compiled code is for one; they follow one another.
+    # A dataset for each size, one after the other, since code is compiled for one size.
     parts = [
         _batches(
             functools.partial(load, size=size), targets, batch_size,
@@ -92,7 +92,7 @@ def feature_batches(features, targets, *, batch_size, epochs, seed, initial_epoc
     Returns:
         A `tf.data.Dataset` of pairs, rows and targets: float32 (batch, ...) each.
     """
-    # Image i sees its views in turn, from a random one on, so all are used equally often.
+    # Image i shows its views in turn, starting with a random one, so all are used equally often.
     first = np.random.default_rng(seed).integers(len(features), size=len(targets))
 
     def pick(index, view):
@@ -102,7 +102,8 @@ def feature_batches(features, targets, *, batch_size, epochs, seed, initial_epoc
             batch[chosen] = read_rows(features[number], index[chosen])
         return batch
 
-    table = tf.constant(np.stack(features)) if _fits_in_memory(features) else None
+    is_small = sum(array.nbytes for array in features) <= _IN_MEMORY
+    table = tf.constant(np.stack(features)) if is_small else None
 
     def load(index, epoch, random):
         del random
@@ -117,10 +118,6 @@ def feature_batches(features, targets, *, batch_size, epochs, seed, initial_epoc
     return _batches(load, targets, batch_size, range(initial_epoch, epochs), seed)
 
 
-def _fits_in_memory(features):
-    return sum(array.nbytes for array in features) <= _IN_MEMORY
-
-
 def evaluation_batches(arrays, targets, *, batch_size=64, flip=False):
     """Batches in the order of the arrays, never shuffled: predictions stay beside their labels.
 
@@ -128,12 +125,11 @@ def evaluation_batches(arrays, targets, *, batch_size=64, flip=False):
         arrays: uint8 images (n, side, side, 3) or float16 features (n, ...).
         targets: float32 (n, ...), from `encode_labels`.
         batch_size: Rows a batch.
-        mirror: Whether to mirror the images.
+        flip: Whether to flip the images horizontally.
 
     Returns:
         A `tf.data.Dataset` of pairs, rows and targets: float32 (batch, ...) each.
     """
-
     known = tf.constant(targets, tf.float32)
 
     def load(index):
@@ -146,7 +142,7 @@ def evaluation_batches(arrays, targets, *, batch_size=64, flip=False):
 
 
 def image_view(images, rows, view):
-    """One numbered view of some images: 0 as they are, 1 mirrored, 2 and up warped as in the book.
+    """One numbered view of some images: 0 as they are, 1 flipped, from 2 on augmented (`basic`).
 
     A view depends on its number and the image's place alone, so cached views serve every seed.
 
@@ -201,13 +197,13 @@ def _rows(arrays, index):
 
 
 def read_rows(array, rows):
-    """A copy of some rows of a memory map; what was mapped for it is given back at once.
+    """A copy of some rows of a memory map, whose pages are released at once.
 
-    The file stays in the system's cache, so nothing is slower, but the process does not come to
-    hold the whole file: its memory does not grow with the number of images.
+    The file stays in the system's cache, so nothing is slower, but the memory of the process does
+    not grow with the number of images.
 
     Args:
-        array: Any array; only a `np.memmap` of a whole file is given back.
+        array: Any array; only the pages of a `np.memmap` of a whole file are released.
         rows: Slice or int (batch,).
 
     Returns:

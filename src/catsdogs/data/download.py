@@ -1,42 +1,93 @@
-"""Fetch the Microsoft archive of 25,000 photographs, surviving breaks and checking what arrived."""
+"""Downloads that resume, retry and verify: of photographs and of weights."""
 
+import hashlib
+import os
 import pathlib
 
-from catsdogs.errors import InputError
-from catsdogs.network import download
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
-__all__ = ["MICROSOFT_SHA256", "MICROSOFT_SIZE", "MICROSOFT_URL", "download_archive"]
+from catsdogs.console import Progress
+from catsdogs.errors import InputError, shorten
+from catsdogs.files import lock
 
-MICROSOFT_URL = (
-    "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/"
-    "kagglecatsanddogs_5340.zip"
-)
-MICROSOFT_SIZE = 824_887_076  # bytes
-MICROSOFT_SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
+__all__ = ["DownloadError", "download"]
+
+_TIMEOUT = 5, 20  # seconds to connect, and without a byte after that
+_RETRIES = Retry(
+    total=3, connect=1, backoff_factor=0.3, status_forcelist=(429, 500, 502, 503, 504),
+    raise_on_status=False, respect_retry_after_header=False,
+)  # fmt: skip
+_BLOCK = 1 << 16  # bytes
 
 
-def download_archive(folder, url=MICROSOFT_URL, sha256=MICROSOFT_SHA256, size=MICROSOFT_SIZE):
-    """Downloads an archive, as `catsdogs.network.download` does.
+class DownloadError(InputError):
+    """A file could not be downloaded; the message is the bare reason."""
+
+
+def download(url, path, *, size, digest, algorithm="sha256"):
+    """Downloads a file, unless it is there already, and verifies it.
+
+    What has arrived so far is kept in a `.part` file beside the result, from which the next call
+    resumes. Proxies are taken from the usual environment variables.
 
     Args:
-        folder: Where to put it, `str` or `Path`; made if missing.
         url: Address of the file.
-        sha256: Its SHA-256, 64 hexadecimal digits.
+        path: Where to put it, `str` or `Path`; its folder is made if missing.
         size: Its size in bytes.
-
-    Returns:
-        `Path` of the complete, verified file. One that is already there is not fetched again.
+        digest: Its digest, hexadecimal.
+        algorithm: Of the digest, as `hashlib` calls it.
 
     Raises:
-        InputError: If the network fails, within seconds, or the file is not the one expected. The
-            message names the other ways to get pictures.
+        DownloadError: If the network fails or the file is not the one expected.
     """
-    path = pathlib.Path(folder) / url.rpartition("/")[2]
-    failure = download(url, path, size=size, digest=sha256)
-    if failure:
-        raise InputError(
-            f"Expected to download {url}. Received: {failure}. "
-            "Other ways: --archive PATH with Kaggle's dogs-vs-cats.zip or train.zip; --folder PATH "
-            "with one sub-folder a class; --sketches, drawings that need no network."
-        )
-    return path
+    path = pathlib.Path(path)
+    part = path.with_name(path.name + ".part")
+    with lock(path.parent, wait=True):  # what another process downloads is not downloaded twice
+        if _size(path) == size and _digest(path, algorithm) == digest:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with requests.Session() as session, Progress("Downloading", size, "MB", 10**6) as progress:
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, HTTPAdapter(max_retries=_RETRIES))
+            while (have := _size(part)) < size:
+                reason = "the connection broke off"
+                try:
+                    _fetch(session, url, part, have, size, progress)
+                except requests.RequestException as error:
+                    reason = getattr(error.args[0], "reason", error) if error.args else error
+                if _size(part) <= have:  # else this attempt brought something: worth another
+                    raise DownloadError(f"{shorten(reason)}; {have:,} of {size:,} bytes are here")
+        received = _digest(part, algorithm)
+        if received != digest:
+            part.unlink()
+            raise DownloadError(
+                f"expected a file with {algorithm} {digest}, received one with {received}, which "
+                "was deleted; another attempt starts over"
+            )
+        os.replace(part, path)
+
+
+def _fetch(session, url, part, have, size, progress):
+    """Appends to `part` what is missing, or starts over if the server cannot resume."""
+    headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
+    with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        response.raise_for_status()
+        start = have if response.status_code == 206 else 0
+        offered = start + int(response.headers.get("Content-Length", size - start))
+        if offered != size:  # the page of a network that wants a login, for example
+            raise requests.RequestException(f"{offered:,} bytes offered, {size:,} expected")
+        with part.open("ab" if start else "wb") as output:
+            for block in response.iter_content(_BLOCK):
+                output.write(block)
+                progress.update(output.tell())
+
+
+def _size(path):
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _digest(path, algorithm):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()

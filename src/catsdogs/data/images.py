@@ -1,71 +1,46 @@
-"""From picture files to pixels: one decoder for every kind of file, and each split decoded once."""
+"""Picture files decoded: one, many in parallel, or a prepared split, which is decoded once."""
 
 import concurrent.futures
 import contextlib
-import errno
 import hashlib
-import io
 import itertools
 import os
 import pathlib
 import stat
-import struct
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from catsdogs.console import Progress
-from catsdogs.data.folders import MAX_PICTURE_BYTES
+from catsdogs.data.decode import MAX_BYTES, decode_picture
 from catsdogs.errors import InputError, shorten
-from catsdogs.files import atomic_path
+from catsdogs.files import atomic_path, lock
 
-__all__ = ["FORMATS", "decode_image", "load_split", "map_pictures"]
-
-# An explicit list: Pillow also opens PostScript, fonts and icons, none of them a photograph and
-# some of them run programs.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
-
-_ROWS = 256
-
-# What Pillow and zipfile raise on broken input, besides OSError.
-_DECODE_ERRORS = (OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, EOFError)
-_DECODE_ERRORS += (OverflowError, MemoryError, struct.error, Image.DecompressionBombError)
+__all__ = ["decode_image", "load_split", "map_pictures"]
 
 
 def decode_image(file, image_size=None):
-    """Decodes a picture into RGB pixels.
-
-    The EXIF orientation is applied; of an animation the first frame is taken; grey, 16-bit, palette
-    and CMYK pictures become 8-bit RGB; transparent ones are laid on white.
+    """Decodes a picture as `catsdogs.data.decode` describes.
 
     Args:
-        file: Path (`str` or `Path`) or the file's content (`bytes`).
-        image_size: Side in pixels to which the picture is squashed, antialiased, whatever its
-            aspect ratio (as Keras's `target_size` does), or `None` for the picture's own size.
+        file: Path (`str` or `Path`) or content (`bytes`) of the file.
+        image_size: Side of the square result in pixels, or `None` for the picture's own size.
 
     Returns:
-        An array, uint8 (height, width, 3) in [0, 255].
+        uint8 (height, width, 3) in [0, 255].
 
     Raises:
-        InputError: If the file is missing, empty, broken, in another format or too large, or its
-            name is none that a file can have.
+        InputError: If the file is missing or no usable picture.
     """
+    try:
+        content = file if isinstance(file, bytes) else _read(pathlib.Path(file))
+        with _quiet_pillow():
+            return decode_picture(content, image_size)
+    except (OSError, ValueError) as error:
+        reason = shorten(getattr(error, "strerror", None) or error)
     if isinstance(file, bytes):
-        return _decode(file, image_size)
-    try:
-        content = _read(pathlib.Path(file))
-    except OSError as error:
-        raise InputError(f"Expected a picture at {file}. Received: {error.strerror}.") from None
-    except ValueError as error:  # a name that no file can have, or a whole list with NUL between
-        raise InputError(
-            f"Expected a picture at {str(file)[:80]!r}. Received: {error}, in what should be a "
-            "file's name. In a list, write one name a line."
-        ) from None
-    try:
-        return _decode(content, image_size)
-    except InputError as error:
-        raise InputError(f"Expected a picture at {file}. Received: {error}.") from None
+        raise InputError(reason)
+    raise InputError(f"Expected a picture at {file}. Received: {reason}.")
 
 
 def map_pictures(function, items):
@@ -95,7 +70,7 @@ def map_pictures(function, items):
 
 
 def load_split(data_dir, manifest, split, image_size):
-    """Loads a split as arrays, decoding it at the first call and reading it back afterwards.
+    """Loads a split as arrays: decoded at the first call, read from the disk afterwards.
 
     Args:
         data_dir: Folder that `catsdogs.data.splits.prepare` made.
@@ -112,125 +87,68 @@ def load_split(data_dir, manifest, split, image_size):
     """
     data_dir = pathlib.Path(data_dir)
     files = manifest.split(split)
-    labels = np.array([file.class_index for file in files], dtype=np.int32)
-    shape = (len(files), image_size, image_size, 3)
+    labels = np.array([manifest.classes.index(file.label) for file in files], dtype=np.int32)
     # The digest changes with any change of the data set, so old pixels are never mistaken for new.
     path = data_dir / "decoded" / f"{split}-{image_size}-{manifest.digest[:12]}.npy"
+    shape = (len(files), image_size, image_size, 3)
+    if _load_decoded(path, shape) is None:
+        with lock(path.parent, wait=True):
+            if _load_decoded(path, shape) is None:  # else another process has just decoded it
+                _decode_split(data_dir, files, path, shape)
+    return _load_decoded(path, shape), labels
+
+
+def _load_decoded(path, shape):
+    """The decoded images, or `None` if there are none or the file is damaged."""
     with contextlib.suppress(OSError, ValueError, EOFError):
         images = np.load(path, mmap_mode="r")
         if images.shape == shape and images.dtype == np.uint8:
-            return images, labels
+            return images
+    return None
 
+
+def _decode_split(data_dir, files, path, shape):
     def decode(file):
-        try:
-            content = (data_dir / file.name).read_bytes()
-        except FileNotFoundError:
-            content = None
-        if content is None or hashlib.sha256(content).hexdigest() != file.sha256:
+        place = data_dir / file.name
+        content = place.read_bytes() if place.is_file() else b""
+        if hashlib.sha256(content).hexdigest() != file.sha256:
             raise InputError(
-                f"Expected {data_dir / file.name} as prepared. Received: "
-                f"{'no file' if content is None else 'another content'}. "
+                f"Expected {place} as it was prepared. Received: "
+                f"{'other content' if content else 'no file'}. "
                 "Run python scripts/prepare_data.py again, with the same flags as before."
             )
-        return decode_image(content, image_size)
+        return decode_image(content, shape[1])
 
-    # Written one image after the other, not through a writable memory map: a full disk is then an
-    # OSError and not a killed process.
+    # Written image by image, not through a writable memory map: a full disk is then an OSError
+    # and does not kill the process.
     with (
         atomic_path(path) as temporary,
         temporary.open("wb") as output,
-        Progress(f"Decoding {split} images at {image_size}²", len(files)) as progress,
+        Progress(f"Decoding {files[0].split} images at {shape[1]}²", len(files)) as progress,
     ):
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(output, header)
         for done, image in enumerate(map_pictures(decode, files), start=1):
             output.write(image.tobytes())
             progress.update(done)
-    return np.load(path, mmap_mode="r"), labels
 
 
 def _read(path):
     """Content of a file that may be a picture; a pipe or a device might never end."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "a folder, a pipe or a device")
-    if status.st_size > MAX_PICTURE_BYTES:
-        raise OSError(errno.EFBIG, f"a file larger than {MAX_PICTURE_BYTES >> 20} MB")
+        raise ValueError("a folder, a pipe or a device")
+    if status.st_size > MAX_BYTES:
+        raise ValueError(f"a file larger than {MAX_BYTES >> 20} MB")
     return path.read_bytes()
-
-
-def _decode(content, image_size):
-    """`decode_image` on bytes, with errors that give the bare reason."""
-    if not content:
-        raise InputError("an empty file")
-    try:
-        with _quiet_pillow(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise InputError(f"{image.width}x{image.height} pixels, more than {limit:,}")
-            if image_size is not None:
-                # Decodes JPEG at a half, quarter or eighth of its size, yet at least twice the
-                # size wanted, so that the antialiased resize still decides how the result looks.
-                image.draft(None, (2 * image_size, 2 * image_size))
-            image.load()
-            _turn_upright(image)
-            image = _to_rgb(image)
-            if image_size is not None:
-                image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
-            return np.asarray(image)
-    except InputError:
-        raise
-    except Image.UnidentifiedImageError:
-        raise InputError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture") from None
-    except _DECODE_ERRORS as error:
-        reason = shorten(error) or type(error).__name__
-        raise InputError(f"a broken picture ({reason})") from None
-
-
-def _turn_upright(image):
-    """Applies the EXIF orientation; EXIF data that cannot be read leaves a picture as it is."""
-    with contextlib.suppress(*_DECODE_ERRORS):
-        ImageOps.exif_transpose(image, in_place=True)  # else a copy, whatever the orientation
-
-
-def _to_rgb(image):
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep_grey(image)
-    if image.has_transparency_data:
-        return _on_white(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _on_white(image):
-    """Lays a transparent picture on white, some rows after the other: all would be held thrice."""
-    opaque = Image.new("RGB", image.size)
-    for top in range(0, image.height, _ROWS):
-        band = image.crop((0, top, image.width, min(top + _ROWS, image.height))).convert("RGBA")
-        white = Image.new("RGBA", band.size, "white")
-        opaque.paste(Image.alpha_composite(white, band).convert("RGB"), (0, top))
-    return opaque
-
-
-def _from_deep_grey(image):
-    """Scales grey of more than 8 bits to 8; Pillow's own conversion clips instead."""
-    values = np.asarray(image)
-    # Modes `I` and `F` do not say what white is: take the least of the usual ranges that holds all.
-    white = 65535.0 if image.mode.startswith("I;16") else 2.0**32 - 1
-    if not image.mode.startswith("I;16"):
-        usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-        white = next((white for white in usual if values.max() <= white), white)
-    grey = np.empty(values.shape, np.uint8)
-    for row, deep in zip(grey, values, strict=True):  # all at once would take 24 bytes a pixel
-        row[:] = np.clip(np.rint(deep.astype(np.float64) * (255.0 / white)), 0, 255)
-    return Image.fromarray(grey).convert("RGB")
 
 
 @contextlib.contextmanager
 def _quiet_pillow():
-    """Silences Pillow's remarks on odd metadata: pictures are judged by whether they decode.
+    """Silences Pillow's warnings about odd metadata: a picture is judged by whether it decodes.
 
     `warnings.catch_warnings` is not made for threads; `map_pictures` opens this around all of its
-    own, so what they leave behind in any order is undone when it ends.
+    own, so whatever order they leave it in, the filters are restored when it ends.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")

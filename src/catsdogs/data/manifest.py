@@ -1,86 +1,93 @@
 """The manifest of a prepared data set: its pictures, their classes and splits, their origin."""
 
 import collections
-import dataclasses
 import functools
 import hashlib
 import pathlib
-import re
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field, PositiveInt
 
 from catsdogs.errors import InputError
-from catsdogs.fields import CLASSES, NAME, TEXT, Field, one_of, whole
 from catsdogs.files import read_json
 
-__all__ = ["CONTENT", "FORMAT", "SPLITS", "ImageFile", "Manifest", "find_data_dir", "load_manifest"]
+__all__ = ["SPLITS", "DroppedFile", "ImageFile", "Manifest", "find_data_dir", "load_manifest"]
 
 SPLITS = ("train", "validation", "test")
-CONTENT = {*SPLITS, "manifest.json", "decoded", "features", "augmentation.jpg"}
-"""Names of all that this project puts into a data set's folder."""
 
-FORMAT = 1  # raised when the manifest's meaning changes
-_SHA256 = Field("a SHA-256", lambda value: re.fullmatch("[0-9a-f]{64}", str(value)) is not None)
-_FILE_NAME = Field(
-    "split/class/file",
-    lambda value: isinstance(value, str) and list(map(NAME.fits, value.split("/"))) == [True] * 3,
-)
-_TABLE = {
-    "format": whole(FORMAT, FORMAT),
-    "dataset": NAME,
-    "kind": one_of("drawings", "photographs"),
-    "classes": CLASSES,
-    "source": _SHA256,
-    "files": [
-        {
-            "name": _FILE_NAME,
-            "sha256": _SHA256,
-            "bytes": whole(1),
-            "width": whole(1),
-            "height": whole(1),
-            "class": NAME,
-            "split": one_of(*SPLITS),
-        }
-    ],
-    "look_alikes": [[_FILE_NAME]],
-    "dropped": [{"name": TEXT, "reason": TEXT}],
-}
-_SHOWN = 10  # dropped files that are listed for people
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(min_length=1, max_length=255)]  # of a file or folder
+
+_MAX_LISTED = 10  # files in a description
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageFile:
+class _Entry(pydantic.BaseModel, frozen=True, validate_by_name=True):
+    """A part of the file `manifest.json`; aliases are its keys."""
+
+
+class ImageFile(_Entry):
     """One picture of a prepared data set."""
 
     name: str
     """Path below the data set's folder, with forward slashes."""
-    sha256: str
-    num_bytes: int
-    width: int
-    """Pixels, as it is seen: after the EXIF orientation."""
-    height: int
-    class_index: int
-    split: str
+    sha256: Sha256
+    num_bytes: PositiveInt = Field(alias="bytes")
+    width: PositiveInt
+    """Pixels, after the EXIF orientation is applied."""
+    height: PositiveInt
+    label: Name = Field(alias="class")
+    split: Literal[SPLITS]
+
+    @pydantic.model_validator(mode="after")
+    def _check_name(self):
+        # The name is joined to a folder and opened: it must not lead anywhere else.
+        *folders, file = self.name.split("/")
+        if folders != [self.split, self.label] or {self.label, file} & {".", ".."}:
+            raise ValueError(f"the file name should be {self.split}/{self.label}/FILE")
+        return self
 
 
-@dataclasses.dataclass(frozen=True)
-class Manifest:
+class DroppedFile(_Entry):
+    """A file of the source that is not used."""
+
+    name: str
+    reason: str
+
+
+class Manifest(_Entry):
     """What a prepared data set consists of."""
 
-    dataset: str
-    is_sketches: bool
-    classes: tuple[str, ...]
-    source: str
-    """Fingerprint of the source, SHA-256."""
+    format: Literal[1] = 1
+    dataset: Name
+    kind: Literal["sketches", "photographs"]
+    classes: Annotated[tuple[Name, ...], Field(min_length=2)]
+    source: Sha256
+    """Fingerprint of the source."""
     files: tuple[ImageFile, ...]
     """By split, then class, then file index."""
-    look_alikes: tuple[tuple[str, ...], ...]
-    """Groups of near duplicates, each within one split."""
-    dropped: tuple[tuple[str, str], ...]
-    """Pairs of file and reason."""
+    near_duplicates: tuple[tuple[str, ...], ...] = Field(alias="look_alikes")
+    """Groups of files, each within one split."""
+    dropped: tuple[DroppedFile, ...]
+
+    @pydantic.model_validator(mode="after")
+    def _check_classes(self):
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("the classes should differ")
+        if not {file.label for file in self.files} <= set(self.classes):
+            raise ValueError("every file should belong to one of the classes")
+        return self
+
+    @property
+    def is_sketches(self):
+        """Whether the pictures were drawn by this program."""
+        return self.kind == "sketches"
 
     @functools.cached_property
     def digest(self):
         """SHA-256 of what matters to a model: names, contents, classes and splits."""
-        lines = [f"{f.split} {f.class_index} {f.sha256} {f.name}" for f in self.files]
+        index = self.classes.index
+        lines = [f"{f.split} {index(f.label)} {f.sha256} {f.name}" for f in self.files]
         return hashlib.sha256("\n".join([*self.classes, *lines]).encode()).hexdigest()
 
     @property
@@ -88,65 +95,38 @@ class Manifest:
         """Number of pictures of each split, `{split: number}`."""
         return {split: len(self.split(split)) for split in SPLITS}
 
-    def describe(self):
-        """A few lines for people: what there is, what was dropped."""
-        lines = [f"{self.dataset}: {len(self.files):,} pictures"]
-        if self.is_sketches:
-            lines[0] += " (drawings made by this program, not photographs)"
-        for split in SPLITS:
-            counts = collections.Counter(file.class_index for file in self.split(split))
-            classes = ", ".join(f"{label} {counts[i]:,}" for i, label in enumerate(self.classes))
-            lines.append(f"  {split:<11}{counts.total():>6,}  {classes}")
-        for group in self.look_alikes[:_SHOWN]:
-            lines.append(f"  look alike, so in one split: {', '.join(group[:_SHOWN])}")
-        lines.append(f"  dropped    {len(self.dropped):>6,}")
-        lines += [f"    {name}: {reason}" for name, reason in self.dropped[:_SHOWN]]
-        if len(self.dropped) > _SHOWN:
-            lines.append("    and so on; manifest.json lists them all")
-        return "\n".join(lines)
-
     def split(self, name):
         """The files of `"train"`, `"validation"` or `"test"`, a tuple of `ImageFile`."""
         if name not in SPLITS:
-            raise InputError(f"Expected a split out of {', '.join(SPLITS)}. Received: {name}.")
+            raise ValueError(f"Expected a split of {', '.join(SPLITS)}. Received: {name!r}")
         return tuple(file for file in self.files if file.split == name)
+
+    def describe(self):
+        """A few lines for people: how many pictures there are, which were dropped."""
+        lines = [f"{self.dataset}: {len(self.files):,} {self.kind}"]
+        for split in SPLITS:
+            counts = collections.Counter(file.label for file in self.split(split))
+            classes = ", ".join(f"{label} {counts[label]:,}" for label in self.classes)
+            lines.append(f"  {split:<11}{counts.total():>6,}  {classes}")
+        for group in self.near_duplicates[:_MAX_LISTED]:
+            lines.append(f"  near-duplicates, kept in one split: {', '.join(group[:_MAX_LISTED])}")
+        lines.append(f"  dropped    {len(self.dropped):>6,}")
+        lines += [f"    {file.name}: {file.reason}" for file in self.dropped[:_MAX_LISTED]]
+        if max(len(self.dropped), len(self.near_duplicates)) > _MAX_LISTED:
+            lines.append("  manifest.json lists them all")
+        return "\n".join(lines)
 
 
 def load_manifest(data_dir):
-    """Reads the manifest of a prepared data set.
-
-    Args:
-        data_dir: Its folder, `str` or `Path`.
-
-    Returns:
-        A `Manifest`.
+    """Reads the `Manifest` of a prepared data set.
 
     Raises:
-        InputError: If there is no prepared data set or its manifest cannot be understood.
+        InputError: If there is no prepared data set or its manifest cannot be used.
     """
-    path = pathlib.Path(data_dir) / "manifest.json"
-    if not path.is_file():
-        raise InputError(
-            f"Expected a prepared data set in {data_dir}, found no manifest.json. "
-            "Run python scripts/prepare_data.py first."
-        )
-    remedy = "Make it again: python scripts/prepare_data.py with the same flags and --overwrite."
-    content = read_json(path, remedy=remedy)
-    try:
-        files = tuple(_file_from_entry(entry, content["classes"]) for entry in content["files"])
-    except ValueError as error:
-        raise InputError(
-            f"Expected the manifest of a data set in {path}. Received: something else ({error}). "
-            + remedy
-        ) from None
-    return Manifest(
-        dataset=content["dataset"],
-        is_sketches=content["kind"] == "drawings",
-        classes=tuple(content["classes"]),
-        source=content["source"],
-        files=files,
-        look_alikes=tuple(map(tuple, content["look_alikes"])),
-        dropped=tuple((drop["name"], drop["reason"]) for drop in content["dropped"]),
+    return read_json(
+        pathlib.Path(data_dir) / "manifest.json",
+        Manifest,
+        "Prepare the data set: python scripts/prepare_data.py, with --overwrite if one is there.",
     )
 
 
@@ -162,21 +142,6 @@ def find_data_dir(data_dir=None):
         if (pathlib.Path("data") / name / "manifest.json").exists():
             return pathlib.Path("data") / name
     raise InputError(
-        "Expected a prepared data set in data/, found none. Run scripts/prepare_data.py, "
-        "or scripts/prepare_data.py --sketches for drawings that need no network."
-    )
-
-
-def _file_from_entry(entry, classes):
-    # A name is joined to a folder and opened: it must not lead anywhere else.
-    if entry["name"].split("/")[:2] != [entry["split"], entry["class"]]:
-        raise ValueError(f"the file name {entry['name']}")
-    return ImageFile(
-        name=entry["name"],
-        sha256=entry["sha256"],
-        num_bytes=entry["bytes"],
-        width=entry["width"],
-        height=entry["height"],
-        class_index=classes.index(entry["class"]),
-        split=entry["split"],
+        "Expected a prepared data set in data/, found none. Run python scripts/prepare_data.py, "
+        "with --sketches for sketches, drawn by this program without a network."
     )

@@ -1,20 +1,26 @@
-"""Draws cats, dogs and rabbits: a data set without a network. Drawings, not photographs.
+"""Draws cats, dogs and rabbits: a data set that needs no network. Sketches, not photographs.
 
 The class decides the animal's traits (`_RANGES` and `_CHOICES`) and nothing else: size, background,
-coat, pose, light and what stands in front are drawn by code that is never told the class, so a
+coat, pose, light and what stands in front are drawn by code that never sees the class, so a
 classifier has to look at the animal. No trait decides alone: there are dogs with pricked ears, and
 cats with folded ones, without whiskers or with round pupils.
 """
 
+import concurrent.futures
 import math
+import multiprocessing
+import os
+import pathlib
+import signal
 import types
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from catsdogs.console import Progress
 from catsdogs.errors import InputError
 
-__all__ = ["ANIMALS", "CATS_AND_DOGS", "draw_sketch", "save_sketch"]
+__all__ = ["ANIMALS", "CATS_AND_DOGS", "draw_sketch", "write_sketches"]
 
 ANIMALS = ("cat", "dog", "rabbit")
 CATS_AND_DOGS = ANIMALS[:2]
@@ -23,6 +29,9 @@ _SUPERSAMPLING = 2  # Pillow's polygons have hard edges: draw at twice the size,
 # White, black, grey, ginger, brown, cream, chocolate, tan: of cats and dogs alike.
 _COATS = "eeeae2 2c2a2e 808086 d0843e 7a5234 e2c89e 4e362a ac764a"
 _COATS = np.array([list(bytes.fromhex(coat)) for coat in _COATS.split()])
+# Foliage, grass, straw, earth, stone, sky, plaster, wood: what is behind and under the animal.
+_GROUNDS = "4c6a3a 6f9a48 c8b078 7d5f47 8f8f8c a9c4dc d9cfc0 9a6a42"
+_GROUNDS = np.array([list(bytes.fromhex(ground)) for ground in _GROUNDS.split()])
 _PINK, _EAR, _TONGUE = (222, 138, 142), (176, 112, 108), (214, 92, 104)
 _INK, _GLINT = (34, 26, 28), (246, 243, 238)
 _GREEN, _AMBER, _BLUE, _BROWN = (122, 168, 74), (208, 152, 46), (96, 160, 206), (84, 52, 30)
@@ -31,30 +40,31 @@ _TURN = np.linspace(0, 2 * np.pi, 40, endpoint=False)
 _CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN), np.zeros_like(_TURN)], axis=1)  # (40, 3)
 _SHADE = [int(value * 0.45) for value in range(256)]
 _RIM = [min(255, max(0, (value - 100) * 2)) for value in range(256)]
+_HARDEN = [min(255, max(0, (value - 128) * 6 + 128)) for value in range(256)]
 
 # What tells the animals apart. Least and most of a cat, a dog and a rabbit; lengths in head radii.
 _RANGES = {
     "head_width": ((0.98, 1.16), (0.84, 1.02), (0.78, 0.96)),  # these widths, heights are halves
     "head_height": ((0.84, 0.96), (0.88, 1.06), (0.9, 1.08)),
     "ear_length": ((0.6, 0.95), (0.7, 1.15), (1.4, 2.3)),
-    "eye_width": ((0.2, 0.27), (0.13, 0.19), (0.15, 0.22)),
-    "eye_height": ((0.15, 0.23), (0.12, 0.18), (0.15, 0.22)),
+    "eye_width": ((0.18, 0.26), (0.13, 0.2), (0.15, 0.22)),
+    "eye_height": ((0.14, 0.22), (0.12, 0.18), (0.15, 0.22)),
     "slant": ((0.05, 0.35), (-0.25, 0.1), (-0.1, 0.2)),  # radians, outer corner up
     "muzzle_width": ((0.34, 0.44), (0.36, 0.5), (0.3, 0.4)),
     "muzzle_height": ((0.24, 0.3), (0.3, 0.38), (0.24, 0.32)),
-    "snout": ((0.05, 0.25), (0.4, 0.95), (0.15, 0.4)),  # how far the muzzle stands out of the face
+    "snout": ((0.05, 0.25), (0.5, 1.0), (0.15, 0.4)),  # how far the muzzle stands out of the face
     "nose": ((0.09, 0.14), (0.17, 0.26), (0.08, 0.13)),  # half width
     "tail": ((0.12, 0.2), (0.12, 0.26), (0.2, 0.34)),  # half width
 }
 # Choices, and their chances for a cat, for a dog and for a rabbit.
 _CHOICES = {
-    "ear": {"pricked": (0.85, 0.2, 0.75), "folded": (0.15, 0.2, 0), "floppy": (0, 0.6, 0.25)},
+    "ear": {"pricked": (0.9, 0.15, 0.75), "folded": (0.1, 0.2, 0), "floppy": (0, 0.65, 0.25)},
     "iris": {
-        _GREEN: (0.35, 0, 0), _AMBER: (0.4, 0.3, 0.15), _BLUE: (0.2, 0.15, 0.1),
-        _BROWN: (0.05, 0.55, 0.75),
+        _GREEN: (0.3, 0.05, 0), _AMBER: (0.4, 0.3, 0.15), _BLUE: (0.2, 0.15, 0.1),
+        _BROWN: (0.1, 0.5, 0.75),
     },
     "pupil": {0.35: (0.6, 0, 0), 0.85: (0.4, 1, 1)},  # width over height
-    "nose_colour": {_PINK: (0.6, 0, 0.7), _INK: (0.4, 0.85, 0.1), (150, 96, 84): (0, 0.15, 0.2)},
+    "nose_colour": {_PINK: (0.5, 0.05, 0.7), _INK: (0.4, 0.75, 0.1), (150, 96, 84): (0.1, 0.2, 0.2)},
     "tongue": {True: (0.05, 0.4, 0), False: (0.95, 0.6, 1)},
     "whiskers": {  # length
         1.1: (0.4, 0, 0.1), 0.8: (0.35, 0, 0.4), 0.4: (0, 0.15, 0.2), 0: (0.25, 0.85, 0.3),
@@ -73,8 +83,9 @@ def _choose_traits(rng, class_index):
 class _Painter:
     """Paints shapes given in head radii (x right, y down, z out of the face) onto a canvas."""
 
-    def __init__(self, canvas, centre, radius):
+    def __init__(self, canvas, centre, radius, light, hair):
         self.canvas, self.centre, self.radius = canvas, centre, radius
+        self.light, self.hair = light, hair  # where the light is (x, y); noise that frays edges
         self.pen = ImageDraw.Draw(canvas)
 
     def turn(self, roll, yaw=0.0, pitch=0.0):
@@ -96,25 +107,42 @@ class _Painter:
         self.pen.line(self.to_pixels(points).ravel().tolist(), colour, width, joint="curve")
 
     def coat(self, shapes, fur, rim=0.16):
-        """Fills the union of polygons with fur, in shade at its rim so that it looks round."""
+        """Fills the union of polygons with fur, in shade away from the light."""
         if not shapes:
             return
         shapes = self.to_pixels(np.stack(shapes))  # (shapes, points, 2)
         # Only the part's own rectangle is touched: most parts are small, and this is the slow step.
-        least, most = shapes.min(axis=(0, 1)), shapes.max(axis=(0, 1))
-        left, top = np.maximum(least - 1, 0).astype(int).tolist()
-        right, bottom = np.minimum(most + 2, self.canvas.size).astype(int).tolist()
+        margin = 3 + 0.1 * self.radius
+        least, most = shapes.min(axis=(0, 1)) - margin, shapes.max(axis=(0, 1)) + margin
+        left, top = np.maximum(least, 0).astype(int).tolist()
+        right, bottom = np.minimum(most, self.canvas.size).astype(int).tolist()
         if left >= right or top >= bottom:
             return  # out of the frame
-        mask = Image.new("L", (right - left, bottom - top))
-        pen = ImageDraw.Draw(mask)
-        for shape in (shapes - (left, top)).reshape(len(shapes), -1).tolist():
-            pen.polygon(shape, fill=255)
-        # A blurred mask is half at the edge and full inside; a quarter of the size will do for it.
-        depth = mask.reduce(4).filter(ImageFilter.GaussianBlur(max(0.5, rim * self.radius / 4)))
-        depth = depth.resize(mask.size, Image.Resampling.BILINEAR).point(_RIM)
-        light, shade = (image.crop((left, top, right, bottom)) for image in fur)
-        self.canvas.paste(Image.composite(light, shade, depth), (left, top), mask)
+        box, size = (left, top, right, bottom), (right - left, bottom - top)
+
+        def blur(offset, radius):
+            # A blurred outline needs no more than a quarter of the size.
+            mask = Image.new("L", (size[0] // 4 + 1, size[1] // 4 + 1))
+            pen = ImageDraw.Draw(mask)
+            for shape in ((shapes - (left, top) + offset) / 4).reshape(len(shapes), -1).tolist():
+                pen.polygon(shape, fill=255)
+            mask = mask.filter(ImageFilter.GaussianBlur(max(0.5, radius * self.radius / 4)))
+            whole = mask.width * 4, mask.height * 4
+            return mask.resize(whole, Image.Resampling.BILINEAR).crop((0, 0, *size))
+
+        # Hair by hair the edge is in or out; the light side is where the shape, moved, still is.
+        outline = ImageChops.add(blur(0, 0.03), self.hair.crop(box), offset=-128).point(_HARDEN)
+        depth = blur(rim * self.radius * np.negative(self.light), rim).point(_RIM)
+        light, shade = (image.crop(box) for image in fur)
+        self.canvas.paste(Image.composite(light, shade, depth), (left, top), outline)
+
+    def shadow(self, shape):
+        """Darkens the canvas softly under a polygon."""
+        mask = Image.new("L", tuple(side // 8 for side in self.canvas.size))
+        points = (self.to_pixels(shape) / 8).ravel().tolist()
+        ImageDraw.Draw(mask).polygon(points, fill=170)
+        mask = mask.filter(ImageFilter.GaussianBlur(max(0.6, 0.02 * self.radius)))
+        self.canvas.paste((18, 16, 20), (0, 0), mask.resize(self.canvas.size))
 
 
 def _ellipse(x, y, half_width, half_height, z=0.0, angle=0.0):
@@ -152,6 +180,7 @@ def _draw_body(painter, rng, traits, coat, marking):
         tail = (2, 1.6, 0), (3.2, 1.9, 0), (2.9, 1.0, 0)
         trunk = [_ellipse(0.8, 1.15, 1.7, 0.95)]
         legs, knee, paw, chest = (-0.5, 0.5), 1.4, 1.75, _ellipse(0, 1.2, 0.45, 0.5)
+    painter.shadow(_ellipse(np.mean(legs), paw + 0.15, 1.5, 0.3))
     painter.coat(_tube(*tail, traits.tail, traits.tail), coat)
     painter.coat(trunk, coat, 0.3)
     if rng.random() < 0.4:
@@ -246,9 +275,9 @@ def _draw_head(painter, rng, traits, coat, marking):
     _draw_muzzle(painter, traits, marking if rng.random() < 0.5 else coat, whiskers)
 
 
-def _smooth_noise(rng, size, cells):
+def _smooth_noise(rng, size, cells, stretch=1.0):
     """Soft blotches: float32 `(height, width)`, about standard normal, `cells` across."""
-    rows = max(2, round(cells * size[1] / size[0]))
+    rows = max(2, round(cells / stretch * size[1] / size[0]))
     coarse = rng.standard_normal((rows, max(2, round(cells))), dtype=np.float32)
     return np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
 
@@ -259,7 +288,7 @@ def _to_image(pixels, scale=1):
 
 
 def _make_furs(rng, size, radius):
-    """Two furs, the coat and its markings, each a pair of images: in light and in shade."""
+    """Two furs, the coat and its markings, each a pair of images, in light and in shade; hair."""
     pair = rng.choice(_COATS, 2, replace=False) + rng.normal(0, 14, (2, 1))
     first, second = np.clip(pair + rng.normal(0, 4, (2, 3)), 12, 250).astype(np.float32)
     pattern = rng.choice(["plain", "patches", "stripes", "mottled"], p=[0.35, 0.25, 0.25, 0.15])
@@ -274,49 +303,80 @@ def _make_furs(rng, size, radius):
     else:
         weight = _smooth_noise(rng, size, 6 * across) * (pattern == "mottled")  # else plain
     weight = np.clip(weight, 0, 1, dtype=np.float32)[..., None] * rng.uniform(0.5, 1.0)
-    grain = 1 + rng.uniform(0.02, 0.12) * _smooth_noise(rng, size, size[0] / 2)[..., None]
+    # Strands hang down, several times as long as wide.
+    strands = _smooth_noise(rng, size, min(size[0] / 1.5, 28 * across), rng.uniform(2.5, 5))
+    grain = np.exp(rng.uniform(0.04, 0.14) * strands)[..., None]
     colours = first + (second - first) * weight, second
     lights = [_to_image(colour * grain, _SUPERSAMPLING) for colour in colours]
-    return [(light, light.point(_SHADE * 3)) for light in lights]
+    hair = _to_image(128 + rng.uniform(5, 60) * strands, _SUPERSAMPLING)
+    return *((light, light.point(_SHADE * 3)) for light in lights), hair
 
 
-def _draw_background(rng, size):
-    """A room or a garden of soft colours and clutter, sometimes out of focus."""
-    ground = rng.uniform(50, 215) + rng.normal(0, 26, 3) + rng.normal(0, 20, (3, 3, 3))
-    canvas = _to_image(ground).resize(size, Image.Resampling.BICUBIC)
-    pen = ImageDraw.Draw(canvas)
-    for coat in rng.choice(_COATS, size=rng.integers(2, 15)):
-        centre = rng.uniform(0, 1, 2) * size
-        reach = min(size) * rng.uniform(0.05, 0.36, 2)
-        # Half the clutter wears a coat's colour, so that colour does not find the animal.
+def _draw_surface(rng, size, blur):
+    """A surface of one material: foliage, a wall, boards, a lawn."""
+    colour = rng.choice(np.concatenate([_GROUNDS, _COATS])) * rng.uniform(0.6, 1.15)
+    colour = colour + rng.normal(0, 18, 3)
+    cells, stretch = math.exp(rng.uniform(1, 3.5)), math.exp(rng.normal(0, 0.8))
+    octaves = [_smooth_noise(rng, size, cells * 2**n, stretch) / 1.6**n for n in range(3)]
+    roughness = rng.uniform(0.02, 0.35)
+    pixels = colour * np.exp(roughness * sum(octaves))[..., None]
+    tint = _smooth_noise(rng, size, 3)[..., None] * rng.normal(0, 12, 3)
+    surface = _to_image(pixels + tint)
+    if rng.random() < 0.25:  # boards, tiles, bricks
+        pen, step = ImageDraw.Draw(surface), size[0] * rng.uniform(0.06, 0.3)
+        dark = tuple((np.clip(colour, 0, 255) * 0.6).astype(int).tolist())
+        lean = size[1] * rng.uniform(-0.5, 0.5)
+        for x in np.arange(-size[0], 2 * size[0], step).tolist():
+            pen.line([x, 0, x + lean, size[1]], dark, 2)
+    return surface.filter(ImageFilter.GaussianBlur(blur))
+
+
+def _draw_background(rng, size, light):
+    """A room or a garden: what is behind, the ground, and clutter, sometimes out of focus."""
+    blur = math.exp(rng.uniform(-1.2, 1.6))
+    canvas = _draw_surface(rng, size, blur)
+    width, height = size
+    level, slope = height * rng.uniform(0.3, 1.0), height * rng.normal(0, 0.1)
+    ground = Image.new("L", size)
+    corners = [0, level - slope, width, level + slope, width, height, 0, height]
+    ImageDraw.Draw(ground).polygon(corners, fill=255)
+    ground = ground.filter(ImageFilter.GaussianBlur(blur))
+    canvas.paste(_draw_surface(rng, size, blur * 0.5), (0, 0), ground)
+
+    # Cushions, balls, boxes and leaves; half of them wear a coat's colour, so that neither colour
+    # nor fur finds the animal.
+    canvas = canvas.resize([side * _SUPERSAMPLING for side in size], Image.Resampling.BILINEAR)
+    for coat in rng.choice(_COATS, size=rng.integers(0, 9)):
+        radius = min(size) * rng.uniform(0.05, 0.3)
         colour = coat if rng.random() < 0.5 else rng.uniform(40, 220) + rng.normal(0, 36, 3)
-        colour = tuple(np.clip(colour + rng.normal(0, 10, 3), 0, 255).astype(int).tolist())
-        num_corners = rng.choice([2, 3, 4, 40])  # lines, false ears, boxes, balls
-        turn = rng.uniform(0, 7) + np.arange(num_corners) * 2 * np.pi / num_corners
-        shape = centre + reach * np.stack([np.cos(turn), np.sin(turn)], axis=1)
-        if num_corners == 2:
-            pen.line(shape.ravel().tolist(), colour, width=int(rng.integers(1, 8)))
-        else:
-            pen.polygon(shape.ravel().tolist(), fill=colour)
-    if rng.random() < 0.6:
-        canvas = canvas.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 4)))
-    return _to_image(canvas, _SUPERSAMPLING)
+        colour = colour + rng.normal(0, 10, 3)
+        strands = _smooth_noise(rng, size, size[0] / 2, 3) * rng.uniform(0, 0.2)
+        texture = _to_image(colour * np.exp(strands)[..., None], _SUPERSAMPLING)
+        hair = _to_image(128 + rng.uniform(0, 60) * strands, _SUPERSAMPLING)
+        centre = rng.uniform(0, 1, 2) * canvas.size
+        painter = _Painter(canvas, centre, radius * _SUPERSAMPLING, light, hair)
+        painter.turn(rng.uniform(0, 7), rng.uniform(0, 1.2), rng.uniform(0, 0.8))
+        num_corners = rng.choice([3, 4, 5, 40])  # false ears, boxes, stones, balls
+        corners = _CIRCLE[:: 40 // num_corners]
+        painter.coat([corners], (texture, texture.point(_SHADE * 3)), rng.uniform(0.05, 0.3))
+    return canvas.filter(ImageFilter.GaussianBlur(blur * _SUPERSAMPLING * rng.uniform(0, 1)))
 
 
 def _draw_foreground(rng, canvas):
     """Puts up to two things in front: a fence, a ball, blades of grass."""
     pen = ImageDraw.Draw(canvas)
     width, height = canvas.size
-    for kind in rng.choice(3, size=rng.choice(3, p=[0.4, 0.4, 0.2])):
-        colour, other = (tuple(row) for row in rng.integers(30, 220, (2, 3)).tolist())
+    for kind in rng.choice(3, size=rng.choice(3, p=[0.5, 0.35, 0.15])):
+        colours = rng.choice(_GROUNDS, 2) * rng.uniform(0.4, 1.1) + rng.normal(0, 15, (2, 3))
+        colour, other = (tuple(row) for row in np.clip(colours, 0, 255).astype(int).tolist())
         if kind == 0:
             step, lean = width * rng.uniform(0.25, 0.45), width * rng.uniform(-0.3, 0.3)
-            thickness = round(width * rng.uniform(0.015, 0.045))
+            thickness = round(width * rng.uniform(0.015, 0.04))
             for x in np.arange(rng.uniform(-1, 0) * step, width + step, step).tolist():
                 pen.line([x, 0, x + lean, height], colour, thickness)
         elif kind == 1:
             centre = (rng.uniform(0, 1, 2) * canvas.size).tolist()
-            pen.circle(centre, width * rng.uniform(0.05, 0.13), colour)
+            pen.circle(centre, width * rng.uniform(0.04, 0.1), colour)
         else:
             for x in rng.uniform(0, width, 24).tolist():
                 top, sway = height * rng.uniform(0.55, 1), width * rng.normal(0, 0.06)
@@ -331,11 +391,13 @@ def _photograph(rng, canvas, size):
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
     pixels = np.asarray(image, dtype=np.float32)
     light = np.exp(rng.uniform(0.05, 0.3) * _smooth_noise(rng, size, 3))[..., None]
-    cast = np.exp(rng.normal(0, 0.05, 3) + rng.normal(-0.06, 0.15)).astype(np.float32)
+    cast = np.exp(rng.normal(0, 0.1, 3) + rng.normal(0, 0.18)).astype(np.float32)
+    pixels = pixels * light * cast
     grey = pixels.mean(axis=2, keepdims=True)
-    pixels = grey + (pixels - grey) * rng.uniform(0.5, 1.2)
+    pixels = grey + (pixels - grey) * rng.uniform(0.3, 1.3)
+    pixels = grey.mean() + (pixels - grey.mean()) * rng.uniform(0.6, 1.2)
     noise = rng.standard_normal(pixels.shape, dtype=np.float32) * rng.uniform(1, 12)
-    return _to_image(pixels * light * cast + noise)
+    return _to_image(pixels + noise)
 
 
 def draw_sketch(class_name, seed, index):
@@ -368,22 +430,56 @@ def draw_sketch(class_name, seed, index):
     longer = scene_rng.uniform(180, 230)
     size = (round(longer), round(max(150, longer * scene_rng.uniform(0.7, 1.0))))
     size = size[::-1] if scene_rng.random() < 0.4 else size
-    canvas = _draw_background(scene_rng, size)
+    angle = scene_rng.uniform(-1.2, 1.2)
+    light = np.array([math.sin(angle), -math.cos(angle)])  # from above, left or right
+    canvas = _draw_background(scene_rng, size, light)
 
-    radius = min(size) * rng.uniform(0.35, 0.9) / 2.6  # a head with ears is 2.6 radii high
-    centre = rng.uniform((0.3, 0.32), (0.7, 0.6)) * canvas.size
-    painter = _Painter(canvas, centre, radius * _SUPERSAMPLING)
-    coat, marking = _make_furs(rng, size, radius)
-    painter.turn(roll := rng.uniform(-0.35, 0.35))
+    radius = min(size) * rng.uniform(0.45, 1.1) / 2.6  # a head with ears is 2.6 radii high
+    centre = rng.uniform((0.28, 0.3), (0.72, 0.62)) * canvas.size
+    coat, marking, hair = _make_furs(rng, size, radius)
+    painter = _Painter(canvas, centre, radius * _SUPERSAMPLING, light, hair)
+    painter.turn(roll := rng.uniform(-0.4, 0.4))
     _draw_body(painter, rng, traits, coat, marking)
-    painter.turn(roll + rng.uniform(-0.26, 0.26), rng.uniform(-0.5, 0.5), rng.uniform(-0.2, 0.2))
+    painter.turn(roll + rng.uniform(-0.35, 0.35), rng.uniform(-0.7, 0.7), rng.uniform(-0.3, 0.3))
     _draw_head(painter, rng, traits, coat, marking)
     _draw_foreground(scene_rng, canvas)
     return _photograph(scene_rng, canvas, size)
 
 
-def save_sketch(path, class_name, seed, index):
-    """Writes what `draw_sketch` draws to a JPEG file whose bytes this module alone decides."""
+def write_sketches(folder, *, per_class, seed=0, workers=None, animals=CATS_AND_DOGS):
+    """Writes sketches: `folder/cat/cat.0.jpg` ... and `folder/dog/dog.0.jpg` ...
+
+    The number of processes changes no byte. They are spawned, so a script that calls this needs
+    `if __name__ == "__main__":`.
+
+    Args:
+        folder: Where to write, `str` or `Path`; made if missing.
+        per_class: Number of sketches of each class.
+        seed: Integer from 0 that decides them.
+        workers: Number of processes, by default one a processor.
+        animals: Which ones, some of `ANIMALS`.
+    """
+    folder = pathlib.Path(folder)
+    for name in animals:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    jobs = [(folder, name, seed, index) for index in range(per_class) for name in animals]
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers or os.cpu_count(),
+        mp_context=multiprocessing.get_context("spawn"),  # fork is unsafe beside TensorFlow
+        initializer=signal.signal,  # Ctrl-C reaches all of them, but this process alone answers
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        with Progress("Drawing sketches (not photographs)", len(jobs)) as progress:
+            for done, _ in enumerate(pool.map(_write_sketch, jobs, chunksize=16), start=1):
+                progress.update(done)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write_sketch(job):
+    folder, name, seed, index = job
     # The comment is the same for all classes: it gives nothing away.
-    sketch = draw_sketch(class_name, seed, index)
-    sketch.save(path, quality=90, comment="A drawing, no photograph.")
+    sketch = draw_sketch(name, seed, index)
+    comment = "A sketch, not a photograph."
+    sketch.save(folder / name / f"{name}.{index}.jpg", quality=90, comment=comment)

@@ -1,97 +1,25 @@
-"""How good are the predictions? Numpy only; knows nothing of models."""
+"""How good are the predictions? Knows arrays only, no models and no data sets."""
 
 import statistics
 
 import numpy as np
+import sklearn.metrics
 
 from catsdogs.errors import InputError
 from catsdogs.evaluation.calibration import expected_calibration_error
 from catsdogs.evaluation.significance import wilson_interval
 
 __all__ = [
+    "accuracy_by_slices",
     "class_probabilities",
-    "confusion_matrix",
     "evaluate_predictions",
-    "log_loss",
-    "roc_auc",
-    "roc_curve",
+    "measure_pictures",
+    "roc_curves",
 ]
 
 
-def roc_curve(labels, scores):
-    """The receiver operating characteristic, one point for every distinct score.
-
-    Args:
-        labels: int `(num_images,)`, 0 or 1; both must occur.
-        scores: float `(num_images,)`, greater where class 1 is likelier; any range.
-
-    Returns:
-        `(false_positive_rate, true_positive_rate)`: float64 `(num_points,)` each, rising from
-        0 to 1.
-
-    Raises:
-        ValueError: If the shapes differ, a label is not 0 or 1, a class is absent, or a score is
-            not finite.
-    """
-    labels, scores = _checked(labels, scores)
-    positives = int(labels.sum())
-    if positives in (0, len(labels)):
-        raise ValueError(
-            "Expected labels of both classes. "
-            f"Received: {len(labels)} images, {positives} of class 1"
-        )
-    order = np.argsort(-scores, kind="stable")
-    # Images of one score cross the threshold together, so only the last of each tie is a point.
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    true_positives = np.cumsum(labels[order])[last]
-    false_positives = last + 1 - true_positives
-    return (
-        np.append(0.0, false_positives / (len(labels) - positives)),
-        np.append(0.0, true_positives / positives),
-    )
-
-
-def roc_auc(labels, scores):
-    """Area under the ROC curve: how often a dog outscores a cat, ties counting half.
-
-    Args:
-        labels: int `(num_images,)`, 0 or 1; both must occur.
-        scores: float `(num_images,)`, greater where class 1 is likelier; any range.
-
-    Returns:
-        float in [0, 1]; 0.5 is chance.
-
-    Raises:
-        ValueError: As `roc_curve`.
-    """
-    false_positive_rate, true_positive_rate = roc_curve(labels, scores)
-    return float(np.trapezoid(true_positive_rate, false_positive_rate))
-
-
-def confusion_matrix(labels, predictions, num_classes=2):
-    """Counts images by true class (row) and predicted class (column).
-
-    Args:
-        labels: int `(num_images,)` in [0, `num_classes`).
-        predictions: int `(num_images,)` in [0, `num_classes`).
-        num_classes: Number of classes, at least 1.
-
-    Returns:
-        int64 `(num_classes, num_classes)`.
-
-    Raises:
-        ValueError: If the shapes differ or a class index is not an integer in range.
-    """
-    labels, predictions = np.asarray(labels), np.asarray(predictions)
-    _check_shapes(labels, predictions, "predictions")
-    for name, classes in (("labels", labels), ("predictions", predictions)):
-        _check_classes(name, classes, num_classes)
-    cells = labels.astype(np.int64) * num_classes + predictions
-    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
 def class_probabilities(outputs):
-    """What a classifier returns as one column a class.
+    """A classifier's outputs as one column per class.
 
     Args:
         outputs: float (num_images, 1), the probability of class 1 of two, or (num_images,
@@ -101,133 +29,136 @@ def class_probabilities(outputs):
         float64 (num_images, num_classes) in [0, 1]; rows sum to one up to rounding.
 
     Raises:
-        InputError: If these are not finite, as a model with broken weights answers.
+        InputError: If the outputs are not finite, because the model's weights are damaged.
     """
     outputs = np.asarray(outputs, dtype=np.float64)
     if not np.isfinite(outputs).all():
         raise InputError(
-            "Expected probabilities from the model, received no numbers: its weights are damaged. "
-            "Train the run again."
+            "Expected probabilities from the model. Received NaN or infinity: its weights are "
+            "damaged. Train the run again."
         )
     return np.concatenate([1 - outputs, outputs], axis=1) if outputs.shape[1] == 1 else outputs
 
 
-def log_loss(labels, probabilities):
-    """Mean cross-entropy in nats, clipped as Keras does so that it matches `val_loss`.
-
-    Args:
-        labels: int `(num_images,)` in [0, `num_classes`).
-        probabilities: float `(num_images, num_classes)` in [0, 1].
-
-    Returns:
-        float, 0 or greater; a coin flip has log 2 = 0.693.
-
-    Raises:
-        ValueError: If the shapes differ, or a label or a probability is out of range.
-    """
-    labels, probabilities = _checked_probabilities(labels, probabilities)
-    of_truth = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.clip(of_truth, 1e-7, 1 - 1e-7)).mean())
-
-
 def evaluate_predictions(labels, probabilities, class_names):
-    """Everything `metrics.json` says about one set of predictions.
+    """The metrics of one set of predictions.
 
     Args:
-        labels: int `(num_images,)` in [0, `num_classes`).
-        probabilities: float `(num_images, num_classes)` in [0, 1]; the greatest is predicted, of
-            equal ones the first.
+        labels: int (num_images,) in [0, num_classes).
+        probabilities: float (num_images, num_classes) in [0, 1]; the greatest is predicted, and
+            the first of equal ones.
         class_names: `num_classes` names, two or more.
 
     Returns:
-        `dict`, ready for JSON: `num_images`, `loss` (nats), `accuracy` (fraction),
-        `accuracy_interval95` ([low, high], Wilson), `roc_auc` (of class 1 of two, else the mean
-        over the classes, each against all others), `class_names`, `confusion_matrix` (list of
-        rows, row = true class, column = predicted), `per_class_accuracy` (by name). `roc_auc` and
-        the accuracy of a class without images are `None`. `calibration_error` is in [0, 1]; see
-        `catsdogs.evaluation.calibration`.
-
-    Raises:
-        ValueError: As `log_loss`, or if the columns are not one a class name.
+        `dict`, ready for JSON: `num_images`, `loss` (mean cross-entropy, nats), `accuracy`
+        (fraction), `accuracy_interval95` ([low, high], Wilson), `calibration_error` (in [0, 1]),
+        `roc_auc` (of class 1 of two, else the mean over the classes, one against the rest),
+        `class_names`, `confusion_matrix` (rows are the true classes, columns the predicted ones),
+        `per_class_accuracy` (by name). `roc_auc` and the accuracy of a class without images are
+        `None`.
     """
-    class_names = list(class_names)
-    labels, probabilities = _checked_probabilities(labels, probabilities)
-    num_classes = len(class_names)
-    if num_classes < 2 or probabilities.shape[1] != num_classes:
-        raise ValueError(
-            "Expected two class names or more and a column of probabilities for each. "
-            f"Received: class_names={class_names}, probabilities.shape={probabilities.shape}"
-        )
-    matrix = confusion_matrix(labels, probabilities.argmax(axis=1), num_classes)
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    class_names, num_images = list(class_names), len(labels)
+    matrix = sklearn.metrics.confusion_matrix(
+        labels, probabilities.argmax(axis=1), labels=range(len(class_names))
+    )
     correct, counts = matrix.diagonal(), matrix.sum(axis=1)
-    total = len(labels)
-    areas = [
-        roc_auc(labels == index, probabilities[:, index])
-        for index in ((1,) if num_classes == 2 else range(num_classes))
-        if counts.all()
-    ]
+    num_correct = int(correct.sum())
+    # Clipped as Keras does, so that it equals `val_loss`; scikit-learn clips at 2e-16.
+    of_truth = np.clip(probabilities[np.arange(num_images), labels], 1e-7, 1 - 1e-7)
+    areas = [area for _, _, area in roc_curves(labels, probabilities, class_names).values()]
     return {
-        "num_images": total,
-        "loss": log_loss(labels, probabilities),
-        "accuracy": int(correct.sum()) / total,
-        "accuracy_interval95": list(wilson_interval(int(correct.sum()), total)),
+        "num_images": num_images,
+        "loss": float(-np.log(of_truth).mean()),
+        "accuracy": num_correct / num_images,
+        "accuracy_interval95": list(wilson_interval(num_correct, num_images)),
         "calibration_error": expected_calibration_error(labels, probabilities),
-        "roc_auc": statistics.fmean(areas) if areas else None,
+        "roc_auc": statistics.fmean(areas) if counts.all() else None,
         "class_names": class_names,
         "confusion_matrix": matrix.tolist(),
         "per_class_accuracy": {
-            name: int(right) / int(count) if count else None
-            for name, right, count in zip(class_names, correct, counts, strict=True)
+            name: int(hits) / int(count) if count else None
+            for name, hits, count in zip(class_names, correct, counts, strict=True)
         },
     }
 
 
-def _checked(labels, scores):
-    """Labels as int64 and scores as float64, once they are known to be sound."""
-    labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
-    _check_shapes(labels, scores, "scores")
-    _check_classes("labels", labels, 2)
-    wrong = scores[~np.isfinite(scores)]
-    if wrong.size:
-        raise ValueError(
-            f"Expected finite scores. Received: {wrong[0]}, and {wrong.size} such in all"
-        )
-    return labels.astype(np.int64), scores
+def roc_curves(labels, probabilities, class_names):
+    """Receiver operating characteristics, one class against the rest.
+
+    Args:
+        labels: int (num_images,) in [0, num_classes).
+        probabilities: float (num_images, num_classes) in [0, 1].
+        class_names: `num_classes` names.
+
+    Returns:
+        `{class name: (false_positive_rate, true_positive_rate, area under the curve)}`, the rates
+        float64 (num_points,) rising from 0 to 1. Of two classes only the second, since the first
+        one's curve is the same reflected. A class that no image or every image belongs to has no
+        curve.
+    """
+    curves = {}
+    for index, name in enumerate(class_names):
+        positive = np.asarray(labels) == index
+        if 0 < positive.sum() < len(positive) and (index == 1 or len(class_names) > 2):
+            x, y, _ = sklearn.metrics.roc_curve(positive, np.asarray(probabilities)[:, index])
+            curves[name] = x, y, float(sklearn.metrics.auc(x, y))
+    return curves
 
 
-def _checked_probabilities(labels, probabilities):
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
-    if probabilities.ndim != 2:
-        raise ValueError(
-            "Expected probabilities of shape (num_images, num_classes). "
-            f"Received: probabilities.shape={probabilities.shape}"
-        )
-    _check_shapes(labels, probabilities[:, 0], "probabilities[:, 0]")
-    _check_classes("labels", labels, probabilities.shape[1])
-    # Not (value < 0), because NaN must fail too.
-    wrong = probabilities[~((probabilities >= 0) & (probabilities <= 1))]
-    if wrong.size:
-        raise ValueError(
-            f"Expected probabilities in [0, 1]. Received: {wrong[0]}, and {wrong.size} such in all"
-        )
-    return labels.astype(np.int64), probabilities
+def measure_pictures(images, files):
+    """Measures what may make each picture easy or hard to classify.
+
+    Args:
+        images: uint8 (num_images, side, side, 3), as the model sees them.
+        files: `num_images` objects with `width` and `height` of the picture's file in pixels.
+
+    Returns:
+        `{name: float64 (num_images,)}`: `brightness`, the mean grey level in [0, 255];
+        `sharpness`, the standard deviation of the Laplacian in grey levels, small where all is
+        blurred; `size`, megapixels of the file.
+    """
+    brightness, sharpness = [], []
+    for image in images:
+        grey = image.astype(np.float32) @ np.float32([0.299, 0.587, 0.114])  # ITU-R BT.601
+        laplacian = (
+            grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+            - 4 * grey[1:-1, 1:-1]
+        )  # fmt: skip
+        brightness.append(grey.mean())
+        sharpness.append(laplacian.std())
+    return {
+        "brightness": np.array(brightness, dtype=np.float64),
+        "sharpness": np.array(sharpness, dtype=np.float64),
+        "size": np.array([file.width * file.height / 1e6 for file in files]),
+    }
 
 
-def _check_shapes(labels, others, name):
-    if labels.ndim != 1 or labels.shape != others.shape or not labels.size:
-        raise ValueError(
-            f"Expected labels and {name} of one shape (num_images,), with num_images >= 1. "
-            f"Received: labels.shape={labels.shape}, {name}.shape={others.shape}"
-        )
+def accuracy_by_slices(measured, correct, num_slices=4):
+    """Accuracy in equally large parts of the images, from the smallest values to the greatest.
 
+    Args:
+        measured: From `measure_pictures`.
+        correct: bool (num_images,), whether each image was classified correctly.
+        num_slices: Parts of each measure; fewer where values are equal.
 
-def _check_classes(name, classes, num_classes):
-    sound = (classes >= 0) & (classes < num_classes) & (classes == np.floor(classes))
-    if not sound.all():
-        raise ValueError(
-            f"Expected {name} to be integers in [0, {num_classes}). "
-            f"Received: {name} containing {classes[~sound][0]}"
-        )
-
-
-from catsdogs.evaluation.slices import accuracy_by_slices, measure_pictures  # noqa
+    Returns:
+        `{name: [{"from", "to", "num_images", "accuracy", "accuracy_interval95"}, ...]}`.
+    """
+    slices = {name: [] for name in measured}
+    for name, values in measured.items():
+        edges = np.unique(np.quantile(values, np.linspace(0, 1, num_slices + 1)))
+        # A value on an edge belongs to the part that begins there, the greatest to the last part.
+        parts = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+        for part in np.unique(parts):
+            inside, hits = values[parts == part], correct[parts == part]
+            slices[name].append(
+                {
+                    "from": float(inside.min()),
+                    "to": float(inside.max()),
+                    "num_images": len(hits),
+                    "accuracy": float(hits.mean()),
+                    "accuracy_interval95": list(wilson_interval(int(hits.sum()), len(hits))),
+                }
+            )
+    return slices

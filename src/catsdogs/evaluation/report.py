@@ -1,249 +1,224 @@
-"""Pages about evaluated runs, each one file that needs nothing else but a browser."""
+"""Pages about evaluated runs, each one file that needs nothing but a browser."""
 
 import base64
-import html
+import csv
 import io
+import itertools
+import math
 import os
 import pathlib
-import urllib.parse
+import statistics
 
+import jinja2
 import numpy as np
 from PIL import Image
 
-from catsdogs.files import atomic_path
+from catsdogs.errors import InputError
+from catsdogs.evaluation.significance import adjust_p_values, mcnemar_test
+from catsdogs.files import atomic_path, read_json
 
-__all__ = ["write_comparison", "write_report"]
+__all__ = ["compare_runs", "write_comparison", "write_report"]
 
-_SHOWN = 12  # pictures in a gallery
+_NUM_SHOWN = 12  # pictures in a gallery
 _THUMBNAIL = 176  # pixels
-_SLICES = {
-    "brightness": ("Brightness", "mean grey level, 0 to 255"),
-    "sharpness": ("Sharpness", "deviation of the Laplacian, grey levels"),
-    "size": ("Picture size", "megapixels of the file"),
-}
-_STYLE = """
-:root { color-scheme: light dark; --ink: #222; --paper: #fdfdfc; --faint: #767676; --line: #ddd;
-  --card: #fff; --accent: #0072b2; --bad: #b3470a; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e6e3; --paper: #17181a; --faint: #a3a3a3;
-  --line: #3a3c40; --card: #222428; --accent: #6cb8e6; --bad: #f0a070; } }
-* { box-sizing: border-box; }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  margin: 0 auto; max-width: 62rem; padding: 1.5rem 1.2rem 4rem; }
-h1 { font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.15rem;
-  margin: 2.6rem 0 .6rem; } p { margin: .4rem 0; max-width: 46rem; overflow-wrap: anywhere; }
-a { color: var(--accent); }
-.faint, figcaption, td.unit { color: var(--faint); font-size: .9rem; }
-.headline { font-size: 3.2rem; font-weight: 700; color: var(--accent); line-height: 1.1;
-  margin: 1rem 0 0; }
-.figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-.figures .figure { flex: 1 1 18rem; min-width: 0; max-width: 29rem; }
-.figure { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: .5rem;
-  max-width: 100%; height: auto; display: block; } /* charts are drawn for white paper */
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr));
-  gap: .8rem; } figure { margin: 0; } .gallery img { width: 100%; border-radius: 6px;
-  display: block; } figcaption { overflow-wrap: anywhere; line-height: 1.35; margin-top: .25rem; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; } .scroll { overflow-x: auto; }
-th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line);
-  vertical-align: top; overflow-wrap: anywhere; } th { font-weight: 600; }
-.bar { background: linear-gradient(90deg, var(--accent) var(--share), var(--line) 0);
-  height: .55rem; min-width: 7rem; border-radius: 3px; margin-top: .5rem; }
-.bad { color: var(--bad); } .slices :is(th, td) { white-space: nowrap; }
-.settings th { width: 13rem; }
-@media (max-width: 44rem) {
-  .slices :is(th, td):is(:nth-child(3), :nth-child(7)) { display: none; }
-  .slices :is(th, td) { padding-right: .4rem; font-size: .8rem; } }
-"""
+_SIGNIFICANCE_LEVEL = 0.05  # of adjusted p-values
 
 
 def write_report(folder, run_dir, metrics, *, files, labels, probabilities, images):
-    """Writes `report.html` about an evaluated run, its pictures included.
+    """Writes `report.html` about an evaluated run, figures and thumbnails included.
 
     Args:
         folder: Where to write it, with `confusion.png`, `reliability.png` and, if there are
-            pictures of at least two classes, `roc.png`.
+            images of at least two classes, `roc.png`.
         run_dir: The run folder, with `curves.png`.
         metrics: Its `metrics.json` with `"test"`.
         files: Names of the test pictures.
-        labels: int (n,).
-        probabilities: float (n, num_classes) in [0, 1].
-        images: uint8 (n, side, side, 3), the test pictures as the model saw them.
+        labels: int (num_images,).
+        probabilities: float (num_images, num_classes) in [0, 1].
+        images: uint8 (num_images, side, side, 3), the test pictures as the model saw them.
     """
     folder, run_dir = pathlib.Path(folder), pathlib.Path(run_dir)
-    name = run_dir.name
-    test, classes = metrics["test"], metrics["classes"]
-    low, high = test["accuracy_interval95"]
-    kind = "drawings" if metrics.get("sketches") else "pictures"
-    wrong = probabilities.argmax(axis=1) != labels
-    confidence = probabilities.max(axis=1)
-    by_confidence = np.argsort(-confidence, kind="stable")
-    mistakes = [index for index in by_confidence if wrong[index]]
+    classes, predicted = metrics["classes"], probabilities.argmax(axis=1)
+    by_confidence = np.argsort(-probabilities.max(axis=1), kind="stable")
+    mistakes = [index for index in by_confidence if predicted[index] != labels[index]]
 
     def gallery(indices):
-        return "".join(
-            _picture(images[i], files[i], classes[labels[i]], dict(zip(classes, probabilities[i],
-                     strict=True))) for i in indices
-        ) or "<p class=faint>None.</p>"  # fmt: skip
+        return [
+            {
+                "thumbnail": _thumbnail(images[index]),
+                "file": pathlib.PurePath(files[index]).name,
+                "label": classes[labels[index]],
+                "prediction": classes[predicted[index]],
+                "confidence": probabilities[index].max(),
+            }
+            for index in indices[:_NUM_SHOWN]
+        ]
 
-    sections = [
-        f"<h1>{html.escape(name)}</h1>"
-        f"<p class=faint>{html.escape(metrics['dataset'])}, {kind}; "
-        f"{', '.join(map(html.escape, classes))}</p>"
-        f"<p class=headline>{test['accuracy']:.1%}</p>"
-        f"<p>of {test['num_images']:,} test pictures right; 95 % interval {low:.1%} to "
-        f"{high:.1%}. {_mirror(metrics)}{int(wrong.sum()):,} mistakes.</p>",
-        _section("Training", _figure(run_dir / "curves.png", "Accuracy and loss by epoch")),
-        _section(
-            "What is taken for what",
-            "<div class=figures>"
-            + _figure(folder / "confusion.png", "Confusion matrix")
-            + _figure(folder / "roc.png", "ROC curve")
-            + "</div>",
-        ),
-        _section(
-            "Do the probabilities mean what they say?",
-            f"<p>Expected calibration error {test['calibration_error']:.1%}; before dividing the "
-            f"logits by the temperature {metrics['temperature']:.2f}, which was fitted on the "
-            f"validation pictures, {test['calibration_error_unscaled']:.1%}.</p>"
-            f"<div class=figures>{_figure(folder / 'reliability.png', 'Reliability')}</div>",
-        ),
-        _section(
-            "The most confident mistakes",
-            f"<div class=gallery>{gallery(mistakes[:_SHOWN])}</div>",
-        ),
-        _section(
-            "The least sure answers",
-            f"<div class=gallery>{gallery(by_confidence[::-1][:_SHOWN])}</div>",
-        ),
-        _section("Where it is right", _slices(test["slices"])),
-        _section("Settings", _table(metrics["config"])),
-        _section("Environment", _table(_environment(metrics))),
-    ]
-    _write_page(folder / "report.html", f"{name}: {test['accuracy']:.1%}", sections)
+    charts = {"curves": run_dir / "curves.png"}
+    charts |= {name: folder / f"{name}.png" for name in ("confusion", "roc", "reliability")}
+    slices = metrics["test"]["slices"]
+    _write_page(
+        folder / "report.html",
+        run=run_dir.name,
+        metrics=metrics,
+        test=metrics["test"],
+        num_mistakes=len(mistakes),
+        charts={name: _data_uri(path) for name, path in charts.items() if path.is_file()},
+        most_confident_mistakes=gallery(mistakes),
+        least_confident=gallery(by_confidence[::-1]),
+        slices=slices,
+        lowest=_start_of_scale(part for parts in slices.values() for part in parts),
+        environment=_environment(metrics),
+    )
+
+
+def compare_runs(run_dirs):
+    """Compares the most accurate of several evaluated runs with each of the others.
+
+    Which run is the most accurate was decided by the very images that the runs are compared on, so
+    all pairs of runs are tested and the p-values adjusted for their number.
+
+    Args:
+        run_dirs: Run folders with `metrics.json` and `predictions.csv`.
+
+    Returns:
+        A list of dictionaries, one for every run but the best: `best`, `other` (`str`),
+        `only_best`, `only_other` (numbers of images that only one of them classified correctly),
+        `p_value`, `adjusted_p_value`, and `sentence`, the same in words. For a run on other images
+        only `best`, `other` and `sentence`.
+
+    Raises:
+        InputError: If a run has not been evaluated.
+    """
+    digests = {str(run): _read_digest(pathlib.Path(run)) for run in run_dirs}
+    correct = {run: _read_correct(pathlib.Path(run)) for run in digests}
+    best, *others = sorted(correct, key=lambda run: -statistics.fmean(correct[run].values()))
+    pairs = {}
+    for pair in itertools.combinations([best, *others], 2):
+        first, second = (correct[run] for run in pair)
+        if digests[pair[0]] == digests[pair[1]] and first.keys() == second.keys():
+            pairs[pair] = mcnemar_test(list(first.values()), [second[file] for file in first])
+    adjusted = adjust_p_values([found["p_value"] for found in pairs.values()])
+    adjusted = dict(zip(pairs, adjusted, strict=True))
+
+    names = {run: pathlib.PurePath(run).name for run in correct}
+    if len(set(names.values())) < len(names):
+        names = {run: run for run in correct}
+    comparisons = []
+    for other in others:
+        found = {"best": best, "other": other}
+        if pair := pairs.get((best, other)):
+            found |= {
+                "only_best": pair["only_first"],
+                "only_other": pair["only_second"],
+                "p_value": pair["p_value"],
+                "adjusted_p_value": adjusted[best, other],
+            }
+        found["sentence"] = _sentence(found, names, len(correct[other]), len(pairs))
+        comparisons.append(found)
+    return comparisons
 
 
 def write_comparison(metrics, comparisons):
-    """Writes a page about several runs: their figures in a table, and what the differences mean.
+    """Writes a page about several runs: their metrics in a table, and which differences are real.
 
     Args:
         metrics: `{run folder: metrics with "test"}`, two or more.
-        comparisons: From `catsdogs.evaluation.comparison.compare_runs`.
+        comparisons: From `compare_runs`.
 
     Returns:
         Its `Path`: `comparison.html` in the innermost folder that holds all these runs.
     """
     path = pathlib.Path(os.path.commonpath(map(os.path.abspath, metrics))) / "comparison.html"
-    rows = []
-    for run, found in sorted(metrics.items(), key=lambda item: -item[1]["test"]["accuracy"]):
-        low, high = found["test"]["accuracy_interval95"]
-        report = os.path.relpath(os.path.join(run, "report.html"), path.parent)
-        link = html.escape(urllib.parse.quote(pathlib.PurePath(report).as_posix()))
-        rows.append(
-            f"<tr><th><a href='{link}'>{html.escape(pathlib.PurePath(run).name)}</a></th>"
-            f"<td>{found['test']['accuracy']:.1%}</td>"
-            f"<td class=unit>{low:.1%} to {high:.1%}</td>"
-            f"<td>{found['test']['loss']:.3f}</td><td>{found['wall_seconds'] / 60:.1f}</td></tr>"
-        )
-    head = (
-        "<tr><th>run</th><th>right</th><th>95 % interval</th><th>loss</th><th>minutes of "
-        "training</th></tr>"
-    )
-    sentences = "".join(f"<p>{html.escape(one['sentence'])}</p>" for one in comparisons)
-    sections = [
-        f"<h1>{len(metrics)} runs</h1>",
-        _section("On the test pictures", f"<table>{head}{''.join(rows)}</table>"),
-        _section("Is the best one really better?", sentences),
+    runs = [
+        {
+            "name": pathlib.PurePath(run).name,
+            "report": pathlib.Path(
+                os.path.relpath(os.path.join(run, "report.html"), path.parent)
+            ).as_posix(),
+            "minutes": found["wall_seconds"] / 60,
+            **found["test"],
+        }
+        for run, found in metrics.items()
     ]
-    _write_page(path, f"{len(metrics)} runs compared", sections)
+    runs.sort(key=lambda run: -run["accuracy"])
+    _write_page(path, runs=runs, comparisons=comparisons, lowest=_start_of_scale(runs))
     return path
 
 
-def _write_page(path, title, sections):
-    page = (
-        "<!doctype html><html lang=en><head><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<title>{html.escape(title)}</title><link rel=icon href='data:,'>"
-        f"<style>{_STYLE}</style></head><body>{''.join(sections)}</body></html>\n"
+def _write_page(path, **content):
+    """Writes a page from the template of the same name."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("catsdogs.evaluation"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+    page = environment.get_template(path.name).render(content)
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-def _section(title, content):
-    return f"<section><h2>{title}</h2>{content}</section>"
+def _data_uri(path):
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _figure(path, description):
-    if not path.is_file():  # no ROC curve without pictures of at least two classes
-        return ""
-    encoded = base64.b64encode(path.read_bytes()).decode()
-    return f"<img class=figure alt='{description}' src='data:image/png;base64,{encoded}'>"
-
-
-def _picture(image, file, label, probabilities):
+def _thumbnail(image):
     stream = io.BytesIO()
-    picture = Image.fromarray(image).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC)
-    picture.save(stream, "jpeg", quality=80)
-    found = max(probabilities, key=probabilities.get)
-    verdict = "" if found == label else " class=bad"
-    name = html.escape(pathlib.PurePath(file).name)
-    return (
-        f"<figure><img alt='{name}' loading=lazy src='data:image/jpeg;base64,"
-        f"{base64.b64encode(stream.getvalue()).decode()}'><figcaption><b{verdict}>"
-        f"{html.escape(found)} {probabilities[found]:.1%}</b><br>is {html.escape(label)}<br>"
-        f"{name}</figcaption></figure>"
-    )
+    small = Image.fromarray(image).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC)
+    small.save(stream, "jpeg", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def _mirror(metrics):
-    flip = metrics.get("test_tta")
-    return f"With each mirror image averaged {flip['accuracy']:.1%}. " if flip else ""
-
-
-def _slices(slices):
-    rows = []
-    for name, parts in slices.items():
-        title, unit = _SLICES[name]
-        for part in parts:
-            low, high = part["accuracy_interval95"]
-            rows.append(
-                f"<tr><th title='{unit}'>{title}</th>"
-                f"<td>{part['from']:.3g} to {part['to']:.3g}</td>"
-                f"<td class=unit>{unit}</td><td>{part['num_images']}</td>"
-                f"<td>{part['accuracy']:.1%}</td><td class=unit>{low:.1%} to {high:.1%}</td>"
-                f"<td><div class=bar style='--share:{100 * part['accuracy']:.1f}%'></div></td></tr>"
-            )
-            title = unit = ""
-    head = (
-        "<tr><th>by</th><th>from, to</th><th></th><th>pictures</th><th>right</th>"
-        "<th>95 % interval</th><th></th></tr>"
-    )
-    return f"<div class=scroll><table class=slices>{head}{''.join(rows)}</table></div>"
+def _start_of_scale(found):
+    """Where a scale of accuracies begins that all intervals fit on, in steps of 5 %."""
+    return math.floor(20 * min(one["accuracy_interval95"][0] for one in found)) / 20
 
 
 def _environment(metrics):
-    environment = {**metrics["environment"]}
+    """What the run was made with, as `{name: text}`."""
+    environment = dict(metrics["environment"])
     packages = environment.pop("packages")
     for number, changed in enumerate(environment.pop("resumed", []), start=1):
-        words = ", ".join(f"{name} {value}" for name, value in changed.items())
-        environment[f"resumed in another environment, {number}"] = words
-    return {
-        **environment,
+        changes = ", ".join(f"{name} {value}" for name, value in changed.items())
+        environment[f"resumed in another environment, {number}"] = changes
+    return environment | {
         "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
         "precision": metrics["precision"],
-        "minutes of training": f"{metrics['wall_seconds'] / 60:.1f}",
+        "training time": f"{metrics['wall_seconds'] / 60:.1f} minutes",
         "peak memory": f"{metrics['peak_rss_mb'] / 1024:.1f} GiB",
         "parameters": f"{metrics['num_parameters']:,}, of which {metrics['num_trainable']:,} "
-        "trained",
+        "trainable",
     }
 
 
-def _table(content):
-    rows = "".join(
-        f"<tr><th>{html.escape(str(name).replace('_', ' '))}</th>"
-        f"<td>{html.escape(str(value))}</td></tr>"
-        for name, value in content.items()
+def _read_digest(run_dir):
+    return read_json(run_dir / "metrics.json")["dataset_digest"]
+
+
+def _read_correct(run_dir):
+    """Whether each test picture was classified correctly, by the name of its file."""
+    path = run_dir / "predictions.csv"
+    if not path.is_file():
+        raise InputError(
+            f"Expected an evaluated run, found no {path}. Run scripts/evaluate.py {run_dir}."
+        )
+    with open(path, newline="", encoding="utf-8") as file:
+        return {row["file"]: row["label"] == row["prediction"] for row in csv.DictReader(file)}
+
+
+def _sentence(found, names, num_images, num_pairs):
+    best, other = names[found["best"]], names[found["other"]]
+    if "p_value" not in found:
+        return f"{best} and {other} were tested on different images: no comparison."
+    significant = found["adjusted_p_value"] < _SIGNIFICANCE_LEVEL
+    verdict = f"{best} is significantly better" if significant else "no significant difference"
+    p_value = f"p = {found['p_value']:.2g}"
+    if num_pairs > 1:
+        p_value += f", adjusted for {num_pairs} comparisons {found['adjusted_p_value']:.2g}"
+    return (
+        f"Of {num_images:,} test images {found['only_best']} are classified correctly only by "
+        f"{best}, {found['only_other']} only by {other}: {verdict} (exact McNemar test, {p_value})."
     )
-    return f"<table class=settings>{rows}</table>"
-
-
-from catsdogs.evaluation.comparison import compare_runs  # noqa

