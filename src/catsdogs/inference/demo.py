@@ -34,7 +34,6 @@ _IMAGE_HEIGHT = 400  # pixels, on the page
 _NUM_EXAMPLES = 8
 _MAX_FILE_SIZE = "20mb"  # a photo of the best phones takes 15
 _MAX_WAITING = 100  # requests; further ones are turned away
-_CACHE_SECONDS = (600, 3600)  # how often uploads are looked through, how old they may get
 
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("catsdogs.inference"), autoescape=True, trim_blocks=True
@@ -101,10 +100,12 @@ def _rank(choice):
 
 
 def copy_examples(choice, folder):
-    """Copies a few validation pictures of a run, of every class in turn, to a folder.
+    """Copies a few validation pictures of a run, of every class in turn, to a new folder.
+
+    The page's server serves no file from where the data set is.
 
     Returns:
-        Their paths, a list of `str`; empty if the run's data set is not on this machine.
+        Paths of the copies, a list of `str`; empty if the run's data set is not on this machine.
     """
     try:
         validation = pathlib.Path(validation_folder(choice.path))
@@ -112,7 +113,11 @@ def copy_examples(choice, folder):
         return []
     classes = [list_pictures([str(path)]) for path in sorted(validation.iterdir())]
     files = filter(None, itertools.chain.from_iterable(itertools.zip_longest(*classes)))
-    return [shutil.copy(file, folder) for file in itertools.islice(files, _NUM_EXAMPLES)]
+    os.makedirs(folder, exist_ok=True)
+    return [
+        shutil.copy(file, os.path.join(folder, f"{number}{os.path.splitext(file)[1]}"))
+        for number, file in enumerate(itertools.islice(files, _NUM_EXAMPLES))
+    ]
 
 
 def answer(saved, file):
@@ -163,19 +168,9 @@ def build_demo(choices, folder, threshold=0.8):
     render_answer = _templates.get_template("answer.html.jinja").render
     render_model = _templates.get_template("model.html.jinja").render
 
-    class Photo(gr.Image):
-        """Passes on the file as it was uploaded, so that `decode_image` reads it."""
-
-        is_template = True  # shown as its base class
-
-        def preprocess(self, payload):
-            return payload.path if payload else None
-
     @functools.cache
     def examples_of(index):
-        copies = pathlib.Path(folder, f"examples-{index}")
-        copies.mkdir()
-        return copy_examples(choices[index], copies)
+        return copy_examples(choices[index], os.path.join(folder, f"examples-{index}"))
 
     def ask(file, index):
         if file is None:
@@ -195,9 +190,7 @@ def build_demo(choices, folder, threshold=0.8):
             samples=samples, visible=bool(samples)
         )
 
-    with gr.Blocks(
-        title="What is in the photo?", analytics_enabled=False, delete_cache=_CACHE_SECONDS
-    ) as blocks:
+    with gr.Blocks(title="What is in the photo?", analytics_enabled=False) as blocks:
         gr.Markdown(
             "# What is in the photo?\nDrop one, and a trained model answers. "
             "The photo stays on the computer that runs this page.",
@@ -205,13 +198,15 @@ def build_demo(choices, folder, threshold=0.8):
         )
         with gr.Row(elem_id="layout"):
             with gr.Column(elem_id="photo"):
-                photo = Photo(
+                photo = gr.Image(
                     show_label=False,
                     sources=["upload", "clipboard"],
                     placeholder="Drop a photo here\nor click to choose one",
                     height=_IMAGE_HEIGHT,
                     alt_text="The chosen photo",
                 )
+                # `decode_image` reads the file as it is, and reports what is wrong with it.
+                photo.preprocess = lambda payload: payload.path if payload else None
             with gr.Column(elem_id="answer"):
                 result = gr.HTML(render_answer())
                 heatmap = gr.Image(
@@ -278,7 +273,7 @@ def serve(choices, host, port, threshold=0.8):
                 css_paths=pathlib.Path(__file__).with_name("templates") / "style.css",
                 app_kwargs={"middleware": [_host_check(host)]},
             )
-        except OSError:
+        except (OSError, OverflowError):
             raise InputError(
                 "Expected an address of this computer and a free port, "
                 f"received {host}:{port}. Choose another --port or --host."
