@@ -1,62 +1,154 @@
-"""A local web page that answers for photos: the class, its probability, where the model looked."""
+"""A local web page: drop a photo, see its class, the probability and where the model looked."""
 
 import contextlib
+import dataclasses
 import functools
 import importlib.util
-import ipaddress
-import logging
+import itertools
 import os
 import pathlib
-import resource
-import sys
+import shutil
 import tempfile
-import time
-import traceback
+import threading
+
+import jinja2
+import numpy as np
+from PIL import Image
 
 from catsdogs.data.images import decode_image
-from catsdogs.errors import InputError, shorten
-from catsdogs.inference import demo_page
-from catsdogs.inference.demo_choices import example_pictures, name_choices, shrink
-from catsdogs.inference.explain import grad_cam
-from catsdogs.inference.explain_plot import overlay
-from catsdogs.inference.predict import Prediction, predict_images
-from catsdogs.models.model_file import load_saved_model
+from catsdogs.errors import InputError
+from catsdogs.inference.explain import grad_cam, overlay
+from catsdogs.inference.predict import (
+    Prediction,
+    check_threshold,
+    list_pictures,
+    predict_images,
+)
+from catsdogs.models.model_file import load_saved_model, read_card
+from catsdogs.stages.run import is_complete, load_run, validation_folder
 
-__all__ = ["answer", "build_demo", "serve"]
+__all__ = ["Choice", "answer", "build_demo", "copy_examples", "find_choices", "serve"]
 
-_SHOWN_SIDE = 720  # pixels, the longer side of the picture on the page
+_HEATMAP_SIDE = 720  # pixels, the longer one
+_IMAGE_HEIGHT = 400  # pixels, on the page
+_NUM_EXAMPLES = 8
 _MAX_FILE_SIZE = "20mb"  # a photo of the best phones takes 15
-_QUEUE = 100  # requests that wait; more are told that the page is busy
-_CACHE_SECONDS = (600, 3600)  # how often uploads are looked through, how old they may get
+_MAX_WAITING = 100  # requests; further ones are turned away
+
+_templates = jinja2.Environment(
+    loader=jinja2.PackageLoader("catsdogs.inference"), autoescape=True, trim_blocks=True
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A model that the page offers."""
+
+    path: pathlib.Path
+    """Run folder or `.keras` file."""
+    classes: tuple[str, ...]
+    metrics: dict | None
+    """`metrics.json` of its run, if it is one."""
+
+    @property
+    def name(self):
+        """Its validation accuracy, if that is known, and the end of its path."""
+        name = "/".join(self.path.absolute().parts[-2:])
+        if self.metrics is None:
+            return name
+        return f"{self.metrics['validation']['accuracy']:.1%}  {name}"
+
+
+def find_choices(paths=(), root="runs"):
+    """Finds the models to offer.
+
+    Args:
+        paths: Run folders and `.keras` files, in the order to offer them.
+        root: If there are no paths, all finished runs in this folder are offered: those on
+            photographs before those on sketches, smoke runs last, and then by the lower bound of
+            the validation accuracy, because a high accuracy on few pictures means little.
+
+    Returns:
+        A list of `Choice`, at least one.
+
+    Raises:
+        InputError: If a model that was named cannot be used, or no run was found.
+    """
+    if paths:
+        return [_choice(pathlib.Path(path)) for path in paths]
+    choices = []
+    for path in sorted(pathlib.Path(root).glob("*/*/")):
+        if is_complete(path):
+            with contextlib.suppress(InputError):  # a run of an earlier version, say
+                choices.append(_choice(path))
+    if not choices:
+        raise InputError(
+            f"Expected a finished run with a model in {root}/*/*/, found none. Train one with "
+            "scripts/train_scratch.py, or name a run or a .keras file."
+        )
+    return sorted(choices, key=_rank)
+
+
+def _choice(path):
+    metrics = load_run(path)[1] if is_complete(path) else None
+    return Choice(path, read_card(path)["classes"], metrics)
+
+
+def _rank(choice):
+    low, _ = choice.metrics["validation"]["accuracy_interval95"]
+    return choice.metrics["sketches"], choice.metrics["config"]["smoke"], -low
+
+
+def copy_examples(choice, folder):
+    """Copies a few validation pictures of a run, of every class in turn, to a new folder.
+
+    The page's server serves no file from where the data set is.
+
+    Returns:
+        Paths of the copies, a list of `str`; empty if the run's data set is not on this machine.
+    """
+    try:
+        validation = pathlib.Path(validation_folder(choice.path))
+    except InputError:
+        return []
+    classes = [list_pictures([str(path)]) for path in sorted(validation.iterdir())]
+    files = filter(None, itertools.chain.from_iterable(itertools.zip_longest(*classes)))
+    os.makedirs(folder, exist_ok=True)
+    return [
+        shutil.copy(file, os.path.join(folder, f"{number}{os.path.splitext(file)[1]}"))
+        for number, file in enumerate(itertools.islice(files, _NUM_EXAMPLES))
+    ]
 
 
 def answer(saved, file):
-    """What a model says about one picture, and why.
+    """Predicts a picture, and shows where the evidence for its class lies.
 
     Args:
         saved: A `SavedModel`.
         file: Path of the picture.
 
     Returns:
-        A triple: the `Prediction`; the picture, uint8 (height, width, 3), the longer side 720
-        pixels at most; and the same with the model's Grad-CAM laid over it.
+        A pair: the `Prediction`, and the picture with the Grad-CAM laid over it, uint8
+        (height, width, 3), the longer side 720 pixels at most.
 
     Raises:
         InputError: If the file cannot be read.
     """
     image = decode_image(file, saved.image_size)[None]
-    picture = shrink(decode_image(file), _SHOWN_SIDE)
-    (row,) = predict_images(saved, image)
+    picture = Image.fromarray(decode_image(file))
+    picture.thumbnail((_HEATMAP_SIDE, _HEATMAP_SIDE))
+    (row,) = predict_images(saved, image).tolist()
     prediction = Prediction(str(file), dict(zip(saved.classes, row, strict=True)), None)
     (heatmap,) = grad_cam(saved.model, image)
-    return prediction, picture, overlay(picture, heatmap)
+    return prediction, overlay(np.asarray(picture), heatmap)
 
 
-def build_demo(choices, threshold=0.8):
-    """The page. Models are loaded when they are asked, and only the last one is kept.
+def build_demo(choices, folder, threshold=0.8):
+    """Builds the page. A model is loaded when it is first used, and only the last one is kept.
 
     Args:
-        choices: List of `demo_choices.Choice`; the first is chosen at the start.
+        choices: List of `Choice`; the first is chosen at the start.
+        folder: Folder for copies of the example pictures.
         threshold: Answers of a lower probability are marked as unsure.
 
     Returns:
@@ -73,161 +165,143 @@ def build_demo(choices, threshold=0.8):
     import gradio as gr
 
     load = functools.lru_cache(maxsize=1)(load_saved_model)
+    render_answer = _templates.get_template("answer.html.jinja").render
+    render_model = _templates.get_template("model.html.jinja").render
+
+    @functools.cache
+    def examples_of(index):
+        return copy_examples(choices[index], os.path.join(folder, f"examples-{index}"))
 
     def ask(file, index):
         if file is None:
-            return demo_page.render_invitation(), None
+            return render_answer(), gr.Image(visible=False)
         try:
-            found = answer(load(choices[index].path), file)
-            return demo_page.render_answer(*found, threshold), file
+            prediction, heatmap = answer(load(choices[index].path), file)
         except InputError as error:
-            # As predict.py says it, without the folder in which the server keeps uploads.
-            sentence = str(error).replace(str(file), pathlib.Path(file).name)
-            return demo_page.render_refusal(sentence), None
-
-    def ask_example(index, event: gr.EventData):
-        file, _ = example_pictures(choices[index])[event.number]
-        return ask(file, index)
+            # Without the folder in which the server keeps uploads.
+            reason = str(error).replace(file, pathlib.Path(file).name)
+            return render_answer(error=reason), gr.Image(visible=False)
+        page = render_answer(prediction=prediction, threshold=threshold)
+        return page, gr.Image(heatmap, visible=True)
 
     def describe(index):
-        choice = choices[index]
-        thumbnails = [thumbnail for _, thumbnail in example_pictures(choice)]
-        return (
-            demo_page.render_model(choice.classes, choice.validation),
-            demo_page.render_examples(thumbnails),
+        samples = [[file] for file in examples_of(index)]
+        return render_model(choice=choices[index]), gr.Dataset(
+            samples=samples, visible=bool(samples)
         )
 
-    with gr.Blocks(
-        title="What is in the photo?", analytics_enabled=False, delete_cache=_CACHE_SECONDS
-    ) as blocks:
-        asked = gr.State()  # the last picture, to ask another model about it
-        gr.HTML(
-            "<h1>What is in the photo?</h1><p>Drop one, and a trained model answers. "
-            "The photo stays on the computer that runs this page.</p>",
-            elem_id="page-head",
+    with gr.Blocks(title="What is in the photo?", analytics_enabled=False) as blocks:
+        gr.Markdown(
+            "# What is in the photo?\nDrop one, and a trained model answers. "
+            "The photo stays on the computer that runs this page.",
+            elem_id="heading",
         )
         with gr.Row(elem_id="layout"):
             with gr.Column(elem_id="photo"):
-                upload = gr.File(show_label=False, file_types=["image"], height=170)
+                photo = gr.Image(
+                    show_label=False,
+                    sources=["upload", "clipboard"],
+                    placeholder="Drop a photo here\nor click to choose one",
+                    height=_IMAGE_HEIGHT,
+                    alt_text="The chosen photo",
+                )
+                # `decode_image` reads the file as it is, and reports what is wrong with it.
+                photo.preprocess = lambda payload: payload.path if payload else None
             with gr.Column(elem_id="answer"):
-                result = gr.HTML(demo_page.render_invitation())
+                result = gr.HTML(render_answer())
+                heatmap = gr.Image(
+                    show_label=False,
+                    visible=False,
+                    height=_IMAGE_HEIGHT,
+                    buttons=["fullscreen"],
+                    alt_text="The photo, coloured where it spoke for the answer",
+                )
             with gr.Column(elem_id="more"):
+                examples = gr.Dataset(
+                    label="Or try one of these",
+                    components=[gr.Image(render=False)],
+                    samples=[[file] for file in examples_of(0)],
+                    type="index",
+                    elem_id="examples",
+                    visible=bool(examples_of(0)),
+                )
                 model = gr.Dropdown(
-                    list(zip(name_choices(choices), range(len(choices)), strict=True)),
-                    value=0, label="Model", filterable=False, visible=len(choices) > 1,
-                )  # fmt: skip
-                about = gr.HTML()
-                examples = gr.HTML(js_on_load=demo_page.EXAMPLES_SCRIPT)
-        # One at a time, whatever is asked: two processors and one model are shared by everybody.
+                    [(choice.name, index) for index, choice in enumerate(choices)],
+                    value=0,
+                    label="Model",
+                    filterable=False,
+                    visible=len(choices) > 1,
+                )
+                about = gr.HTML(render_model(choice=choices[0]))
+        # One photo at a time: everybody shares the processors and the model.
         limits = {"concurrency_id": "model", "concurrency_limit": 1}
-        hidden = {"api_visibility": "private"}
-        answered = upload.upload(ask, [upload, model], [result, asked], api_name="answer", **limits)
-        answered.then(None, None, upload, js="() => null", **hidden)  # room for the next photo
-        examples.select(ask_example, model, [result, asked], **hidden, **limits)
-        blocks.load(describe, model, [about, examples], **hidden, **limits)
-        chosen = model.input(describe, model, [about, examples], **hidden, **limits)
-        chosen.then(ask, [asked, model], [result, asked], **hidden, **limits)
-    return blocks.queue(api_open=False, max_size=_QUEUE)
+        photo.change(ask, [photo, model], [result, heatmap], api_name="answer", **limits)
+        examples.click(lambda example, index: examples_of(index)[example], [examples, model], photo)
+        model.input(describe, model, [about, examples]).then(
+            ask, [photo, model], [result, heatmap], **limits
+        )
+    return blocks.queue(api_open=False, max_size=_MAX_WAITING)
 
 
 def serve(choices, host, port, threshold=0.8):
-    """Serves the page until Ctrl-C; what is uploaded lies in a folder that goes with it.
+    """Serves the page until it is interrupted; uploads are deleted at the end.
 
     Args:
         choices, threshold: As for `build_demo`.
-        host: Address to listen at; `"0.0.0.0"` lets others on the network in.
+        host: Address to listen on; `"0.0.0.0"` makes the page reachable from the network.
         port: Port, an integer.
 
     Raises:
-        InputError: If nothing can listen there, the threshold is no probability, or Gradio is not
-            installed.
+        InputError: If the address cannot be used, the threshold is not a probability, or Gradio is
+            not installed.
     """
-    if not 0 <= threshold <= 1:
-        raise InputError(f"Expected --threshold from 0 to 1. Received: {threshold}.")
-    _allow_connections()
+    check_threshold(threshold)
     with tempfile.TemporaryDirectory(prefix="catsdogs-") as folder:
-        # Gradio serves what lies in these; by default other programs use them too.
-        os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=folder)
-        blocks = build_demo(choices, threshold)
+        os.environ["GRADIO_TEMP_DIR"] = folder  # uploads; before Gradio is imported
+        blocks = build_demo(choices, folder, threshold)
         try:
             blocks.launch(
-                server_name=host, server_port=port, share=False, quiet=True,
-                prevent_thread_lock=True, max_file_size=_MAX_FILE_SIZE, ssr_mode=False, pwa=False,
-                mcp_server=False, footer_links=[], run_history=False, css=demo_page.STYLE,
-                enable_monitoring=False, app_kwargs={"middleware": _check_host(host)}, **_look(),
-            )  # fmt: skip
+                server_name=host,
+                server_port=port,
+                quiet=True,
+                prevent_thread_lock=True,
+                max_file_size=_MAX_FILE_SIZE,
+                ssr_mode=False,
+                run_history=False,
+                footer_links=[],
+                theme=_theme(),
+                css_paths=pathlib.Path(__file__).with_name("templates") / "style.css",
+                app_kwargs={"middleware": [_host_check(host)]},
+            )
         except (OSError, OverflowError):
             raise InputError(
-                "Expected an address of this computer and a port that no other program uses, "
+                "Expected an address of this computer and a free port, "
                 f"received {host}:{port}. Choose another --port or --host."
             ) from None
-        sys.addaudithook(_refuse_connections)
-        # What a forged request breaks is worth a line: Gradio's own, or none where it is the
-        # server that tells of it.
-        traceback.print_exc = _print_refusal
-        for name in ("uvicorn.error", "asyncio"):  # asyncio's: more connections than files
-            logging.getLogger(name).addFilter(lambda record: not record.exc_info)
         print(f"The page is at {blocks.local_url} (Ctrl-C stops it).", flush=True)
         try:
-            while True:
-                time.sleep(_CACHE_SECONDS[0])
-                _delete_older(folder, _CACHE_SECONDS[1])
+            threading.Event().wait()
         finally:
             blocks.close(verbose=False)
 
 
-def _allow_connections():
-    """Each takes an open file, of which a process is at first given 1,024."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # a system may promise more than it gives
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _check_host(host):
-    """What refuses a website whose name was made to lead to this computer (DNS rebinding)."""
+def _host_check(host):
+    """Refuses websites whose name was made to point to this computer (DNS rebinding)."""
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    local = host == "localhost"
-    with contextlib.suppress(ValueError):
-        local = local or ipaddress.ip_address(host).is_loopback
-    hosts = ["localhost", "127.0.0.1", "[::1]", host]
-    return [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)] if local else []
+    local = ["127.0.0.1", "localhost"]
+    return Middleware(TrustedHostMiddleware, allowed_hosts=local if host in local else ["*"])
 
 
-def _delete_older(folder, seconds):
-    """Deletes uploads that were broken off, which Gradio forgets."""
-    for path in pathlib.Path(folder).rglob("*"):
-        with contextlib.suppress(OSError):  # just deleted by Gradio
-            if path.is_file() and time.time() - path.stat().st_ctime > seconds:
-                path.unlink()
-
-
-def _look():
-    """Theme and words, as `launch` takes them."""
+def _theme():
     import gradio as gr
 
-    # The system's own fonts, since others might have to be fetched.
-    fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("monospace",)}
-    theme = gr.themes.Default(primary_hue="sky", radius_size="lg", **fonts)
+    # The system's own fonts, because others would be fetched from the network.
+    theme = gr.themes.Default(
+        primary_hue="sky", radius_size="lg", font=("system-ui", "sans-serif"), font_mono="monospace"
+    )
     # Gradio's own grey is too faint to read on white.
-    theme.set(body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_400")
-    words = {"drop_file": "Drop a photo here", "click_to_upload": "choose one"}
-    words = {f"upload_text.{key}": word for key, word in words.items()}
-    return {"theme": theme, "i18n": gr.I18n(en=words)}
-
-
-def _refuse_connections(event, arguments):
-    """An audit hook: from now on this process answers calls and makes none.
-
-    Gradio would fetch an address that a client gives in place of a file.
-    """
-    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
-        raise PermissionError(f"Expected no connection from this process. Received: {event}")
-
-
-def _print_refusal():
-    """In place of `traceback.print_exc`, with which Gradio tells what a forged request broke."""
-    error = sys.exception()
-    reason = f"{type(error).__name__}: {shorten(error)}"
-    print(f"demo.py: Refused a request: {reason}", file=sys.stderr)
+    return theme.set(
+        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_400"
+    )

@@ -18,7 +18,7 @@ from PIL import Image
 from catsdogs.console import Progress
 from catsdogs.data.images import decode_image
 from catsdogs.errors import InputError
-from catsdogs.evaluation.figures import STYLE, save_figure
+from catsdogs.evaluation.plots import STYLE, save_figure
 from catsdogs.inference.predict import list_pictures, predict_images
 from catsdogs.models.convnets import build_logits
 

@@ -11,9 +11,10 @@ import warnings
 import keras
 import numpy as np
 
+from catsdogs.data import decode
 from catsdogs.data.images import decode_image
 from catsdogs.errors import InputError
-from catsdogs.files import atomic_folder, read_json, write_json
+from catsdogs.files import atomic_folder, write_json
 from catsdogs.inference.predict import list_pictures
 from catsdogs.models.convnets import in_float32
 
@@ -25,33 +26,34 @@ FORMATS = {
     "onnx": ("model.onnx", "onnx", ("onnx", "onnxruntime", "tf2onnx")),
     "litert": ("model.tflite", "litert", ()),
 }
-_CARD, _EXAMPLE = "model.json", "predict_onnx.py"
-_NUM_CHECKED = 32  # pictures
+_CARD = "model.json"
+_ONNX_EXAMPLE = (pathlib.Path(__file__).with_name("predict_onnx.py"), pathlib.Path(decode.__file__))
+_NUM_COMPARED = 32  # pictures
 _TOLERANCE = 1e-3  # of a probability
 
 
 def export_model(saved, form, folder, pictures):
-    """Writes a model in another format, if it answers as Keras does in float32.
+    """Writes a model in another format, if its predictions are those of Keras in float32.
 
-    Exported is float32, whatever the model was trained in: these formats have no bfloat16 that
-    every reader knows. So the answers are held against those of a float32 copy; a model that
-    computes in bfloat16 answers a little differently itself, and by how much is told.
+    The exported model computes in float32, whatever the model was trained in, because not every
+    reader of these formats knows bfloat16. It is compared with a float32 copy of the model. A model
+    that computes in bfloat16 predicts slightly differently itself; by how much is reported.
 
     Args:
         saved: A `SavedModel`.
         form: A key of `FORMATS`.
-        folder: Folder to write: the model, `model.json` with class names, image size and what to
-            do with a picture, and for ONNX an example that needs onnxruntime alone.
-        pictures: Files and folders of pictures to compare answers on; 32 are taken, spread
+        folder: Folder to write: the model, `model.json` with class names, image size and
+            preprocessing, and for ONNX an example that needs neither Keras nor this package.
+        pictures: Files and folders of pictures to compare predictions on; 32 are taken, spread
             evenly over all of them.
 
     Returns:
-        Number of pictures compared; the largest difference of a probability to Keras in float32;
-        and that to the model as it predicts here, in its own precision, which has no limit.
+        A triple: number of pictures compared; largest difference in probability from Keras in
+        float32; and that from the model in its own precision, which has no limit.
 
     Raises:
         InputError: If a package is missing, there are no pictures, `folder` holds something else,
-            or the answers differ from Keras's in float32 by more than 0.001; then nothing is
+            or the predictions differ by more than 0.001 from Keras's in float32; then nothing is
             written.
     """
     name, keras_format, packages = FORMATS[form]
@@ -62,7 +64,7 @@ def export_model(saved, form, folder, pictures):
             "Install the extra: pip install 'catsdogs[export]'."
         )
     folder = pathlib.Path(folder)
-    if not _is_free(folder):
+    if not _may_replace(folder):
         raise InputError(
             f"Expected a new folder or an earlier export at {folder}, received something else. "
             "Choose another --output."
@@ -78,15 +80,15 @@ def export_model(saved, form, folder, pictures):
             model.export(
                 temporary / name, format=keras_format, verbose=False, input_signature=signature
             )
-        answers = load_exported(form, temporary)(images)
-        difference = float(np.abs(answers - expected).max())
-        difference_here = float(np.abs(answers - saved.model.predict_on_batch(images)).max())
+        exported = load_exported(form, temporary)(images)
+        difference = float(np.abs(exported - expected).max())
+        own_difference = float(np.abs(exported - saved.model.predict_on_batch(images)).max())
         if not difference <= _TOLERANCE:
             raise InputError(
-                f"Expected the exported model to answer as Keras in float32 within {_TOLERANCE}, "
-                f"received a difference of {difference:.2g} in a probability. Nothing was written."
+                "Expected the exported model to predict as Keras does in float32, to within "
+                f"{_TOLERANCE} in probability; it differs by {difference:.2g}. Nothing was written."
             )
-        content = {
+        card = {
             **saved.card,
             "format": form,
             "file": name,
@@ -96,13 +98,13 @@ def export_model(saved, form, folder, pictures):
             else "probability of each class, (batch, number of classes)",
             "compared_with": "Keras in float32",
             "largest_difference": difference,
-            "largest_difference_in_own_precision": difference_here,
+            "largest_difference_in_own_precision": own_difference,
         }
-        write_json(temporary / _CARD, content)
+        write_json(temporary / _CARD, card)
         if form == "onnx":
-            example = pathlib.Path(__file__).with_name("onnx_example.py")
-            shutil.copyfile(example, temporary / _EXAMPLE)
-    return len(images), difference, difference_here
+            for file in _ONNX_EXAMPLE:
+                shutil.copy(file, temporary)
+    return len(images), difference, own_difference
 
 
 def load_exported(form, folder):
@@ -119,7 +121,7 @@ def load_exported(form, folder):
         loaded = tf.saved_model.load(path)
         return lambda images: loaded.serve(images).numpy()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its new home is a package of its own
+        warnings.simplefilter("ignore")  # TensorFlow announces LiteRT's move to another package
         interpreter = tf.lite.Interpreter(str(path))
 
     def run(images):
@@ -133,38 +135,30 @@ def load_exported(form, folder):
     return run
 
 
-def _is_free(folder):
-    """Whether nothing is lost if an export takes this place."""
-    if not folder.exists():
-        return True
+def _may_replace(folder):
+    """Whether a folder is new, empty, or holds nothing but an earlier export."""
     if not folder.is_dir():
-        return False
+        return not folder.exists()
     found = {path.name for path in folder.iterdir()}
-    if not found:
-        return True
-    if _CARD not in found or found - {_CARD, _EXAMPLE, *(name for name, *_ in FORMATS.values())}:
-        return False
-    try:
-        card = read_json(folder / _CARD)
-    except (InputError, OSError):
-        return False
-    return isinstance(card, dict) and {"format", "largest_difference"} <= card.keys()
+    exports = {name for name, *_ in FORMATS.values()}
+    others = {_CARD, *(file.name for file in _ONNX_EXAMPLE)}
+    return not found or (_CARD in found and bool(found & exports) and found <= exports | others)
 
 
 def _decode(pictures, image_size):
+    """Decodes some of the pictures, float32 (n, image_size, image_size, 3) in [0, 255]."""
     files = list(list_pictures(pictures))
-    # Every nth: they come class by class, and an answer must be right for each.
-    step = max(1, math.ceil(len(files) / _NUM_CHECKED))
-    spread = itertools.chain.from_iterable(files[start::step] for start in range(step))
+    # Every nth: they are sorted by class, and every class should be compared.
+    step = max(1, math.ceil(len(files) / _NUM_COMPARED))
     images = []
-    for file in itertools.islice(spread, 4 * _NUM_CHECKED):
+    for file in itertools.chain.from_iterable(files[start::step] for start in range(step)):
         with contextlib.suppress(InputError):
             images.append(decode_image(file, image_size))
-        if len(images) == _NUM_CHECKED:
+        if len(images) == _NUM_COMPARED:
             break
     if not images:
         raise InputError(
-            "Expected pictures to compare the exported model's answers on, received none that can "
-            "be read. Name some with --pictures."
+            "Expected pictures to compare predictions on, received none that can be read. "
+            "Name some with --pictures."
         )
     return np.stack(images).astype(np.float32)

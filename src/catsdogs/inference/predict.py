@@ -143,9 +143,9 @@ def predict_images(saved, images, *, tta=False):
     Returns:
         Probabilities, float64 (n, num_classes) in [0, 1].
     """
-    size = min(_BATCH_SIZE, max(1, _MAX_PIXELS // saved.image_size**2))
-    # Batches are filled up, because TensorFlow compiles for every new shape.
-    size = 1 if len(images) == 1 else size
+    largest = max(1, _MAX_PIXELS // saved.image_size**2)
+    # Batches are filled up to this size, because TensorFlow compiles for every new shape.
+    size = 1 if len(images) == 1 else min(_BATCH_SIZE, largest)
     probabilities = np.empty((len(images), len(saved.classes)))
     for start in range(0, len(images), size):
         part = np.asarray(images[start : start + size], np.float32)
@@ -217,8 +217,7 @@ def _print_table(predictions, classes, threshold):
 
 
 def _print_json(predictions, classes, threshold):
-    comma = ""
-    print("[")
+    separator = "[\n"
     for prediction in predictions:
         row = {
             "file": prediction.file,
@@ -227,9 +226,9 @@ def _print_json(predictions, classes, threshold):
             "unsure": prediction.probability < threshold,
             "probabilities": prediction.probabilities,
         }
-        print(comma + json.dumps(row))
-        comma = ","
-    print("]")
+        print(separator + json.dumps(row), end="")
+        separator = ",\n"
+    print("[]" if separator == "[\n" else "\n]")
 
 
 def _print_csv(predictions, classes, threshold):
