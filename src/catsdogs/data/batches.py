@@ -20,7 +20,8 @@ __all__ = [
     "read_rows",
 ]
 
-_IN_MEMORY = 256 * 2**20  # bytes of features that are kept there
+MAX_IN_MEMORY = 256 * 2**20
+"""Bytes of cached features up to which they are read into memory once."""
 
 
 def encode_labels(labels, num_classes):
@@ -102,7 +103,7 @@ def feature_batches(features, targets, *, batch_size, epochs, seed, initial_epoc
             batch[chosen] = read_rows(features[number], index[chosen])
         return batch
 
-    is_small = sum(array.nbytes for array in features) <= _IN_MEMORY
+    is_small = sum(array.nbytes for array in features) <= MAX_IN_MEMORY
     table = tf.constant(np.stack(features)) if is_small else None
 
     def load(index, epoch, random):

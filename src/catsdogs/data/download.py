@@ -14,7 +14,9 @@ from catsdogs.files import lock
 
 __all__ = ["DownloadError", "download"]
 
-_TIMEOUT = 5, 20  # seconds to connect, and without a byte after that
+TIMEOUT = 5, 20
+"""Seconds to connect, and without a byte after that."""
+
 _RETRIES = Retry(
     total=3, connect=1, backoff_factor=0.3, status_forcelist=(429, 500, 502, 503, 504),
     raise_on_status=False, respect_retry_after_header=False,
@@ -72,10 +74,10 @@ def download(url, path, *, size, digest, algorithm="sha256"):
 def _fetch(session, url, part, have, size, progress):
     """Appends to `part` what is missing, or starts over if the server cannot resume."""
     headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
-    with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         response.raise_for_status()
         start = have if response.status_code == 206 else 0
-        offered = start + int(response.headers.get("Content-Length", size - start))
+        offered = start + int(response.headers.get("Content-Length", 0))
         if offered != size:  # the page of a network that wants a login, for example
             raise requests.RequestException(f"{offered:,} bytes offered, {size:,} expected")
         with part.open("ab" if start else "wb") as output:

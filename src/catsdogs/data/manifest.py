@@ -1,7 +1,6 @@
 """The manifest of a prepared data set: its pictures, their classes and splits, their origin."""
 
 import collections
-import functools
 import hashlib
 import pathlib
 from typing import Annotated, Literal
@@ -83,7 +82,7 @@ class Manifest(_Entry):
         """Whether the pictures were drawn by this program."""
         return self.kind == "sketches"
 
-    @functools.cached_property
+    @property
     def digest(self):
         """SHA-256 of what matters to a model: names, contents, classes and splits."""
         index = self.classes.index

@@ -282,7 +282,7 @@ def _sort_into_classes(files, path):
             "that holds one of the splits, or, if that is a class, rename it."
         )
     is_microsoft = wrapper.lower() == "petimages"
-    classes = {_plain_name(folder.lower()): {} for folder in folders}
+    classes = {_plain_name(folder.lower()): {} for folder in sorted(folders)}
     for parts, num_bytes, read in kept:
         label = _plain_name(parts[0].lower())
         if not folders and (kaggle := _KAGGLE_NAME.fullmatch(parts[0])):
@@ -298,10 +298,11 @@ def _sort_into_classes(files, path):
         classes[label][name] = Candidate(name, num_bytes, read)
     if len(classes) < 2 or not all(classes.values()):
         counts = ", ".join(f"{label} {len(names)}" for label, names in classes.items())
+        num_files = sum(parts[-1] != "" for parts, *_ in kept)
         raise InputError(
             f"Expected two or more folders in {path}, one for each class, pictures in each, or "
             "Kaggle's files such as cat.0.jpg. Received (folder and number of files): "
-            f"{shorten(counts, 500) or f'none, and {len(kept)} files in one folder'}."
+            f"{shorten(counts, 500) or f'none, and {num_files} files in one folder'}."
         )
     ordered = {label: _in_order(classes[label].values()) for label in sorted(classes)}
     return ordered, "dogs-vs-cats" if is_microsoft or not folders else None
