@@ -14,7 +14,6 @@ import itertools
 import json
 import math
 import pathlib
-import time
 
 import keras
 import numpy as np
@@ -45,16 +44,14 @@ class FeatureStore:
         conv_base: A base, or a classifier whose layers up to the backbone's cut are frozen.
         dataset_digest: `Manifest.digest` of the pictures.
         precision: Name of the dtype policy that `conv_base` was built under.
-        since: When the run began, seconds of `time.time()`, by default now.
 
     Attributes:
-        reused: Whether anything was computed before `since` or by another process.
-        computed: Whether anything was computed now. Both are for honest timings.
+        reused: Whether anything was found on disk.
+        computed: Whether anything was computed. Both are for honest timings.
     """
 
-    def __init__(self, folder, backbone, conv_base, *, dataset_digest, precision, since=None):
+    def __init__(self, folder, backbone, conv_base, *, dataset_digest, precision):
         self._folder = pathlib.Path(folder)
-        self._since = time.time() if since is None else since
         self.reused = self.computed = False
         record = BACKBONES[backbone]
         self._cut, self._last = record.cut, conv_base.layers[-1].name
@@ -100,12 +97,9 @@ class FeatureStore:
             float16 (n, ...), read-only: a `ShardedArray`, or an array if it is pooled.
         """
         wanted = cut or self._last
-        names = [
-            name for name in (self._cut, self._last)
-            if name == wanted or (keep_cut and name == self._cut)
-        ]  # fmt: skip
+        names = [self._cut, wanted] if keep_cut else [wanted]
         shards = {name: self._shards(images, split, view, name) for name in names}
-        self.reused |= any(map(self._is_older, shards[wanted]))
+        self.reused |= any(path.exists() for path in shards[wanted])
         if before := _missing(shards):
             self.computed = True
             with lock(self._folder, wait=True):
@@ -134,7 +128,7 @@ class FeatureStore:
                            if not paths[number].exists()}  # fmt: skip
                 if missing:
                     if at_cut[number].exists():  # then the frozen blocks have run already
-                        self.reused |= self._is_older(at_cut[number])
+                        self.reused = True
                         activations = np.load(at_cut[number], mmap_mode="r")
                         model, load = self._from_cut, functools.partial(_read, activations, start)
                     else:
@@ -167,9 +161,6 @@ class FeatureStore:
         folder = self._folder / f"{split}-view{view}-{layer}-{self._image_size}-{digest}"
         number = math.ceil(len(images) / self._shard_size)
         return [folder / f"{index:06d}.npy" for index in range(number)]
-
-    def _is_older(self, path):
-        return path.exists() and path.stat().st_mtime < self._since
 
 
 class ShardedArray:

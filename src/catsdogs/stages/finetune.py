@@ -22,7 +22,6 @@ from catsdogs.models.backbones import (
 )
 from catsdogs.models.fused_norm import training_copy
 from catsdogs.models.model_file import load_saved_model
-from catsdogs.stages.checkpoint import Checkpoint
 from catsdogs.stages.feature_extract import train_feature_extract
 from catsdogs.stages.optimization import build_loss, build_metrics, build_optimizer
 from catsdogs.stages.run import backbone_of, is_complete, load_run, open_run
@@ -134,8 +133,6 @@ def _find_head(run):
         if is_complete(head_dir):
             return head_dir, False
         print("Fine-tuning needs a trained head first: extracting features.")
-        # The seconds of a head that was interrupted within this run count for this run.
-        run.checkpoint.started -= Checkpoint(head_dir, "", 0.0).seconds
         train_feature_extract(config, run.data_dir, head_dir, resume=True)
         keras.backend.clear_session()  # frees the base's memory
     return head_dir, True

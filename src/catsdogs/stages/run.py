@@ -135,8 +135,6 @@ class Run:
     """Name of the dtype policy."""
     callbacks: list
     """For `fit`: checkpoint, stop at NaN, TensorBoard if it was asked for."""
-    opened: float
-    """When it was opened, in seconds of `time.time()`: older files are reused, not computed."""
     resumed: bool
     """Whether some epochs had been completed before."""
 
@@ -149,11 +147,6 @@ class Run:
     def epoch(self):
         """How many epochs are completed: where `fit` begins."""
         return self.checkpoint.epoch
-
-    @property
-    def seconds(self):
-        """How long the run has taken so far, earlier parts of a resumed run included."""
-        return time.perf_counter() - self.checkpoint.started
 
     @property
     def num_classes(self):
@@ -194,7 +187,6 @@ class Run:
             conv_base,
             dataset_digest=self.manifest.digest,
             precision=self.precision,
-            since=self.opened,
         )
 
     def outcome(self):
@@ -258,7 +250,7 @@ class Run:
             "temperature": temperature,
             **details,
             **self._timing(store, details.get("start")),
-            "wall_seconds": round(self.seconds, 1),
+            "wall_seconds": round(time.perf_counter() - self.checkpoint.started, 1),
             "peak_rss_mb": peak_memory_mb(),
             "environment": read_json(self.dir / "environment.json"),
         }
@@ -270,8 +262,8 @@ class Run:
         """Whether all there is to compute was computed, or only the training on features."""
         cold = store is None or not store.reused
         warm = store is not None and not store.computed and not self.resumed
-        if start:
-            cold = cold and start["made"] and start["cold"]
+        if start:  # what fine-tuning finds on disk, a head that it made has just computed
+            cold = start["made"] and start["cold"]
             warm = warm and (start["warm"] or not start["made"])
         return {"cold": cold, "warm": warm}
 
@@ -301,7 +293,7 @@ def open_run(
     Raises:
         InputError: If the data set or the folder cannot be used.
     """
-    opened, started = time.time(), time.perf_counter()
+    started = time.perf_counter()
     if tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError("--tensorboard needs a package: pip install 'catsdogs[tensorboard]'.")
     config = shrink(config) if config.smoke else config
@@ -334,7 +326,7 @@ def open_run(
         try:
             yield Run(
                 stage, variant, config, run_dir, data_dir, manifest, precision, callbacks,
-                opened, resumed=checkpoint.epoch > 0,
+                resumed=checkpoint.epoch > 0,
             )  # fmt: skip
         except KeyboardInterrupt:
             epochs = f"{checkpoint.epoch} of {config.epochs} epochs"
