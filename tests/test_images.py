@@ -317,15 +317,6 @@ def test_another_data_set_is_decoded_again(prepared):
     assert len(decoded_files(folder)) == 2
 
 
-@pytest.mark.parametrize("left", [0, 1, 127, 200, -1])
-def test_a_damaged_file_of_pixels_is_replaced(prepared, left):
-    folder, manifest = prepared
-    pixels = np.array(load_split(folder, manifest, "test", 16)[0])
-    (cache,) = (folder / "decoded").glob("test-*")
-    cache.write_bytes(cache.read_bytes()[:left])
-    np.testing.assert_array_equal(load_split(folder, manifest, "test", 16)[0], pixels)
-
-
 @pytest.mark.parametrize("damage", ["other content", "no file"])
 def test_changed_pictures_are_noticed(prepared, damage):
     folder, manifest = prepared

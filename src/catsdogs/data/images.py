@@ -90,42 +90,33 @@ def load_split(data_dir, manifest, split, image_size):
     labels = np.array([manifest.classes.index(file.label) for file in files], dtype=np.int32)
     # The digest changes with any change of the data set, so old pixels are never mistaken for new.
     path = data_dir / "decoded" / f"{split}-{image_size}-{manifest.digest[:12]}.npy"
-    shape = (len(files), image_size, image_size, 3)
-    if _load_decoded(path, shape) is None:
+    if not path.exists():
         with lock(path.parent, wait=True):
-            if _load_decoded(path, shape) is None:  # else another process has just decoded it
-                _decode_split(data_dir, files, path, shape)
-    return _load_decoded(path, shape), labels
+            if not path.exists():  # else another process has just decoded it
+                _decode_split(data_dir, files, image_size, path)
+    return np.load(path, mmap_mode="r"), labels
 
 
-def _load_decoded(path, shape):
-    """The decoded images, or `None` if there are none or the file is damaged."""
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        images = np.load(path, mmap_mode="r")
-        if images.shape == shape and images.dtype == np.uint8:
-            return images
-    return None
-
-
-def _decode_split(data_dir, files, path, shape):
+def _decode_split(data_dir, files, image_size, path):
     def decode(file):
-        place = data_dir / file.name
-        content = place.read_bytes() if place.is_file() else b""
+        picture = data_dir / file.name
+        content = picture.read_bytes() if picture.is_file() else b""
         if hashlib.sha256(content).hexdigest() != file.sha256:
             raise InputError(
-                f"Expected {place} as it was prepared. Received: "
+                f"Expected {picture} as it was prepared. Received: "
                 f"{'other content' if content else 'no file'}. "
                 "Run python scripts/prepare_data.py again, with the same flags as before."
             )
-        return decode_image(content, shape[1])
+        return decode_image(content, image_size)
 
     # Written image by image, not through a writable memory map: a full disk is then an OSError
     # and does not kill the process.
     with (
         atomic_path(path) as temporary,
         temporary.open("wb") as output,
-        Progress(f"Decoding {files[0].split} images at {shape[1]}²", len(files)) as progress,
+        Progress(f"Decoding {files[0].split} images at {image_size}²", len(files)) as progress,
     ):
+        shape = (len(files), image_size, image_size, 3)
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(output, header)
         for done, image in enumerate(map_pictures(decode, files), start=1):
