@@ -11,7 +11,8 @@ import time
 import pytest
 
 from catsdogs.data import download as module
-from catsdogs.data.download import DownloadError, download
+from catsdogs.data.download import download
+from catsdogs.errors import InputError
 
 CONTENT = random.Random(0).randbytes(200_000)  # no two parts of it are equal
 OTHER = random.Random(1).randbytes(200_000)
@@ -129,7 +130,7 @@ def test_a_server_that_fails(fault, tmp_path, server, campaign):
     part.write_bytes(CONTENT[:5000])
     with campaign.fault("a server that fails: the verified file or one clear line, then the file"):
         if complaint:
-            with pytest.raises(DownloadError, match=complaint) as caught:
+            with pytest.raises(InputError, match=complaint) as caught:
                 fetch(tmp_path, server)
             assert str(caught.value).isprintable()
             assert not (tmp_path / "cats.zip").exists()
@@ -159,7 +160,7 @@ def test_breaks_at_random_places(tmp_path, server, campaign):
         ]  # fmt: skip
         with campaign.fault("a download that breaks off at random places: the verified file"):
             for _ in range(6):  # a server that starts over may bring nothing new
-                with contextlib.suppress(DownloadError):
+                with contextlib.suppress(InputError):
                     fetch(tmp_path / str(number), server)
             assert_complete(tmp_path / str(number))
 
@@ -174,7 +175,7 @@ def test_another_file_under_the_final_name_is_replaced(tmp_path, server, content
 @pytest.mark.parametrize("content", [OTHER[:9000], OTHER, CONTENT + b"more"])
 def test_a_damaged_part_is_thrown_away(tmp_path, server, content):
     (tmp_path / "cats.zip.part").write_bytes(content)
-    with pytest.raises(DownloadError, match="which was deleted"):
+    with pytest.raises(InputError, match="which was deleted"):
         fetch(tmp_path, server)
     fetch(tmp_path, server)
     assert_complete(tmp_path)
@@ -199,6 +200,6 @@ def test_a_full_disk(tmp_path, server):
 def test_no_network_is_reported_within_seconds(tmp_path, server):
     server.url = "http://127.0.0.1:9/cats.zip"
     begin = time.monotonic()
-    with pytest.raises(DownloadError, match="refused"):
+    with pytest.raises(InputError, match="refused"):
         fetch(tmp_path, server)
     assert time.monotonic() - begin < 5

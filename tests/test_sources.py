@@ -200,7 +200,7 @@ def test_the_microsoft_archive_is_downloaded_only_when_needed(tmp_path, monkeypa
             sources.MICROSOFT_URL, sources.MICROSOFT_SIZE, sources.MICROSOFT_SHA256,
         )  # fmt: skip
         assert path == tmp_path / "kagglecatsanddogs_5340.zip"
-        raise download.DownloadError("the network is down")
+        raise InputError("the network is down")
 
     monkeypatch.setattr(download, "download", fail)
     with sources.open_microsoft(tmp_path) as source:

@@ -12,7 +12,7 @@ from catsdogs.console import Progress
 from catsdogs.errors import InputError, shorten
 from catsdogs.files import lock
 
-__all__ = ["DownloadError", "download"]
+__all__ = ["download"]
 
 TIMEOUT = 5, 20
 """Seconds to connect, and without a byte after that."""
@@ -22,10 +22,6 @@ _RETRIES = Retry(
     raise_on_status=False, respect_retry_after_header=False,
 )  # fmt: skip
 _BLOCK = 1 << 16  # bytes
-
-
-class DownloadError(InputError):
-    """A file could not be downloaded; the message is the bare reason."""
 
 
 def download(url, path, *, size, digest, algorithm="sha256"):
@@ -42,7 +38,8 @@ def download(url, path, *, size, digest, algorithm="sha256"):
         algorithm: Of the digest, as `hashlib` calls it.
 
     Raises:
-        DownloadError: If the network fails or the file is not the one expected.
+        InputError: If the network fails or the file is not the one expected; the message is the
+            bare reason.
     """
     path = pathlib.Path(path)
     part = path.with_name(path.name + ".part")
@@ -60,11 +57,11 @@ def download(url, path, *, size, digest, algorithm="sha256"):
                 except requests.RequestException as error:
                     reason = getattr(error.args[0], "reason", error) if error.args else error
                 if _size(part) <= have:  # else this attempt brought something: worth another
-                    raise DownloadError(f"{shorten(reason)}; {have:,} of {size:,} bytes are here")
+                    raise InputError(f"{shorten(reason)}; {have:,} of {size:,} bytes are here")
         received = _digest(part, algorithm)
         if received != digest:
             part.unlink()
-            raise DownloadError(
+            raise InputError(
                 f"expected a file with {algorithm} {digest}, received one with {received}, which "
                 "was deleted; another attempt starts over"
             )

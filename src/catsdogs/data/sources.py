@@ -136,7 +136,7 @@ def open_microsoft(folder):
     Yields:
         A `Source`; its `list_candidates` raises `InputError` if the download fails.
     """
-    from catsdogs.data.download import DownloadError, download  # slow to import
+    from catsdogs.data.download import download  # slow to import
 
     path = pathlib.Path(folder) / MICROSOFT_URL.rpartition("/")[2]
     with contextlib.ExitStack() as stack:
@@ -144,7 +144,7 @@ def open_microsoft(folder):
         def download_and_list():
             try:
                 download(MICROSOFT_URL, path, size=MICROSOFT_SIZE, digest=MICROSOFT_SHA256)
-            except DownloadError as error:
+            except InputError as error:
                 raise InputError(
                     f"Expected to download {MICROSOFT_URL}. Received: {error}. The same command "
                     "resumes. Other ways: --archive PATH with Kaggle's dogs-vs-cats.zip or "
