@@ -36,11 +36,9 @@ def load_tiny(path=None):
 _TENSORS = [tensor for tensors in load_tiny().values() for tensor in tensors]
 
 TINY = Backbone(
-    name="tiny",
     build=build_tiny,
     load_weights=load_tiny,
     cut="norm",
-    image_size=32,
     weights_digest=digest_tensors(_TENSORS),
     frozen_digest=digest_tensors(_TENSORS[:6]),
 )

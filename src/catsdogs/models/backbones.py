@@ -34,7 +34,6 @@ _IMAGENET_MEAN = [-123.68, -116.779, -103.939]  # of red, green and blue, negate
 class Backbone:
     """A convnet trained on ImageNet, and how the stages use it."""
 
-    name: str
     build: Callable
     """`build(image_size)` returns a model from float32 RGB images in [0, 255], preprocessing
     included, to the last feature map. Its weights are random."""
@@ -44,8 +43,6 @@ class Backbone:
     cut: str
     """Name of the last layer that no stage trains: its output is cached, and fine-tuning unfreezes
     everything after it. All paths through the network must pass through it."""
-    image_size: int
-    """Default side of the images, in pixels."""
     weights_digest: str
     """`digest_tensors` of all its tensors; cached features are named after it."""
     frozen_digest: str
@@ -79,11 +76,9 @@ def build_vgg16(image_size):
 
 BACKBONES = {
     "vgg16": Backbone(
-        name="vgg16",
         build=build_vgg16,
         load_weights=load_vgg16_weights,
         cut="block4_pool",
-        image_size=320,
         weights_digest=VGG16_DIGEST,
         frozen_digest="4f06afdf457e2fdc81e83ffe840d9c382ff7f48e9467b2b162b4a74a25c62379",
     ),

@@ -33,7 +33,7 @@ from catsdogs.files import PART, lock, write_json
 from catsdogs.models.backbones import BACKBONES, check_frozen_layers, split_model
 from catsdogs.models.model_file import load_saved_model
 from catsdogs.stages.features import FeatureStore
-from catsdogs.stages.run import backbone_of, load_run, subset
+from catsdogs.stages.run import load_run, subset
 
 __all__ = ["evaluate", "evaluate_runs"]
 
@@ -80,7 +80,8 @@ def evaluate_runs(run_dirs, data_dir=None, *, tta=False):
             found[run_dir] = evaluate(run_dir, data_dir, tta=tta)
         except InputError as error:
             failure = error
-            print(printable(f"Skipped {run_dir}: {error}"), file=sys.stderr)
+            if len(run_dirs) > 1:
+                print(printable(f"Skipped {run_dir}: {error}"), file=sys.stderr)
     if failure and not found:
         raise failure
     return found
@@ -108,7 +109,7 @@ def _evaluate(run_dir, data_dir, tta):
             "metrics.json. Train the run again."
         )
     model, inputs = saved.model, [(images, False), (images, True)][: 1 + tta]
-    if backbone := backbone_of(metrics):
+    if backbone := config.get("backbone"):  # not of a convnet from scratch
         cut = BACKBONES[backbone].cut
         check_frozen_layers(model, backbone, run_dir)
         # The frozen layers are the same in every run, so all runs share their activations.

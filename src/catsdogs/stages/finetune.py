@@ -24,7 +24,7 @@ from catsdogs.models.fused_norm import training_copy
 from catsdogs.models.model_file import load_saved_model
 from catsdogs.stages.feature_extract import train_feature_extract
 from catsdogs.stages.optimization import build_loss, build_metrics, build_optimizer
-from catsdogs.stages.run import backbone_of, is_complete, load_run, open_run
+from catsdogs.stages.run import is_complete, load_run, open_run
 
 __all__ = ["finetune"]
 
@@ -150,7 +150,7 @@ def _check_head(run, head_dir, made):
     """Refuses a head that cannot be started from; returns what `metrics.json` says about it."""
     _, metrics = load_run(head_dir)
     remedy = "Make one with scripts/train_feature_extract.py."
-    found = metrics["stage"], backbone_of(metrics)
+    found = metrics["stage"], metrics["config"].get("backbone")
     if found != ("feature_extract", run.config.backbone):
         raise InputError(
             f"Expected --start to be a feature extraction with {run.config.backbone}, received "

@@ -28,7 +28,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, FiniteFloat, with_config
 from typing_extensions import TypedDict
 
-from catsdogs.config import FINETUNE, run_name, shrink
+from catsdogs.config import run_name, shrink
 from catsdogs.data.images import load_split
 from catsdogs.data.manifest import Manifest, find_data_dir, load_manifest
 from catsdogs.errors import InputError
@@ -44,7 +44,6 @@ from catsdogs.stages.optimization import choose_precision
 __all__ = [
     "Metrics",
     "Run",
-    "backbone_of",
     "describe_environment",
     "is_complete",
     "load_run",
@@ -412,14 +411,6 @@ def load_run(run_dir):
     remedy = "Train the run again."
     config = read_json(run_dir / "config.json", RunConfig, remedy)
     return config, read_json(run_dir / "metrics.json", Metrics, remedy)
-
-
-def backbone_of(metrics):
-    """Name of the backbone that a run is built on, `None` for a convnet from scratch."""
-    if metrics["stage"] == "scratch":
-        return None
-    # The first runs did not record it, since there was only the default one.
-    return metrics["config"].get("backbone", FINETUNE["best"].backbone)
 
 
 def validation_folder(run_dir):
