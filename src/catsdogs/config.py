@@ -61,7 +61,7 @@ class PrepareConfig:
 class _TrainingConfig:
     """What all training stages have in common."""
 
-    preset: Literal["best", "record", "textbook"] = "best"
+    preset: Literal["best", "textbook"] = "best"
     """Recipe to start from; every other flag changes one of its settings."""
     optimizer: Literal["adamw", "rmsprop"] = "adamw"
     """AdamW with warm-up and cosine decay, or RMSprop at a constant rate."""
@@ -89,6 +89,8 @@ class _TrainingConfig:
 class ScratchConfig(_TrainingConfig):
     """Settings of a small convnet trained from random weights."""
 
+    preset: Literal["best", "record", "textbook"] = "best"
+    """Recipe to start from; every other flag changes one of its settings."""
     augmentation: Literal["none", "basic", "strong"] = "strong"
     """None; rotation, shift, shear, zoom and flip; or random crops, colour and erasing."""
     architecture: Literal["residual", "textbook"] = "residual"
@@ -114,8 +116,6 @@ class ScratchConfig(_TrainingConfig):
 class FeatureExtractConfig(_TrainingConfig):
     """Settings of a new head on a frozen pretrained base."""
 
-    preset: Literal["best", "textbook"] = "best"
-    """Recipe to start from; every other flag changes one of its settings."""
     backbone: str = "vgg16"
     """Pretrained base."""
     variant: Literal["cached", "augmented", "end_to_end"] = "cached"
@@ -147,8 +147,6 @@ class FeatureExtractConfig(_TrainingConfig):
 class FinetuneConfig(_TrainingConfig):
     """Settings of training the base's last block together with a trained head."""
 
-    preset: Literal["best", "textbook"] = "best"
-    """Recipe to start from; every other flag changes one of its settings."""
     backbone: str = "vgg16"
     """Pretrained base."""
     variant: Literal["cached", "augmented", "end_to_end"] = "augmented"
