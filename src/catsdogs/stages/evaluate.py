@@ -102,13 +102,8 @@ def _evaluate(run_dir, data_dir, tta):
     if config["smoke"]:
         images, labels, files = (subset(rows, "test") for rows in (images, labels, files))
 
-    saved = load_saved_model(run_dir)
-    if saved.classes != classes or saved.image_size != metrics["image_size"]:
-        raise InputError(
-            f"The model in {run_dir} has other classes or another image size than its "
-            "metrics.json. Train the run again."
-        )
-    model, inputs = saved.model, [(images, False), (images, True)][: 1 + tta]
+    model = load_saved_model(run_dir).model
+    inputs = [(images, False), (images, True)][: 1 + tta]
     if backbone := config.get("backbone"):  # not of a convnet from scratch
         cut = BACKBONES[backbone].cut
         check_frozen_layers(model, backbone, run_dir)
