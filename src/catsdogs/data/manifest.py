@@ -31,7 +31,6 @@ class ImageFile(_Entry):
     name: str
     """Path below the data set's folder, with forward slashes."""
     sha256: Sha256
-    num_bytes: PositiveInt = Field(alias="bytes")
     width: PositiveInt
     """Pixels, after the EXIF orientation is applied."""
     height: PositiveInt

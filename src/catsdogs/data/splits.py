@@ -178,7 +178,6 @@ def _write_picture(picture, folder, split):
     return ImageFile(
         name=name,
         sha256=picture.sha256,
-        num_bytes=len(content),
         width=picture.width,
         height=picture.height,
         label=picture.label,
