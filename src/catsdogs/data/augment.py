@@ -112,19 +112,18 @@ def view_random(seed, view, num_images):
     return tf.random.stateless_uniform((num_images, NUM_RANDOM), seed=(seed, view))
 
 
-def preview_augmentation(image, seed=0, columns=8):
+def preview_augmentation(image, columns=8):
     """What the policies do to one image.
 
     Args:
         image: uint8 (size, size, 3) in [0, 255].
-        seed: Integer that decides the variants.
         columns: Images of each policy.
 
     Returns:
         A pair: uint8 (2 * columns, size, size, 3), the image and its `"basic"` variants, then
         `"strong"` ones; their titles.
     """
-    random = view_random(0, seed, columns)
+    random = view_random(0, 0, columns)
     repeated = np.repeat(image[None], columns, axis=0)
     basic, strong = (
         augment(repeated, random, name, len(image)).numpy().astype(np.uint8)

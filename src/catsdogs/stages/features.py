@@ -174,7 +174,6 @@ class ShardedArray:
         self._arrays, self._size = arrays, len(arrays[0])
         self.dtype = arrays[0].dtype
         self.shape = (sum(map(len, arrays)), *arrays[0].shape[1:])
-        self.ndim = len(self.shape)
         self.nbytes = sum(array.nbytes for array in arrays)
 
     def __len__(self):
