@@ -27,8 +27,8 @@ def user_message(error):
     if isinstance(error, MemoryError):
         return "Out of memory. Close other programs, or use a smaller --image-size or --batch-size."
     if isinstance(error, OSError) and error.errno in _ACTIONABLE:
-        place = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{place}. Free some space, or choose another path."
+        path = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{path}. Free some space, or choose another path."
     # HDF5 and TensorFlow raise errors of their own on a full disk.
     if os.strerror(errno.ENOSPC) in str(error):
         return f"{os.strerror(errno.ENOSPC)}. Free some space."
@@ -38,19 +38,19 @@ def user_message(error):
 def describe_invalid(error):
     """The first problem that pydantic found, as `("image_size", "should be ..., received 7")`."""
     first = error.errors(include_url=False)[0]
-    place = ".".join(map(str, first["loc"])) or "the content"
+    name = ".".join(map(str, first["loc"])) or "the content"
     problem = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if first["type"] == "missing":
-        return place, "is missing"
-    return place, f"{problem}, received {shorten(repr(first['input']), 80)}"
+        return name, "is missing"
+    return name, f"{problem}, received {shorten(repr(first['input']), 80)}"
 
 
 def shorten(text, length=200):
-    """What a library or a stranger's file says, as part of a line: printable, and not too long."""
+    """Text from a library or a stranger's file as part of a line: printable, and not too long."""
     text = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def printable(text):
-    """A line for the terminal in which no file name can steer it."""
+    """A line for the terminal, without control characters, which a file name may contain."""
     return shorten(text, 5000)

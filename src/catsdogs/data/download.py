@@ -56,7 +56,7 @@ def download(url, path, *, size, digest, algorithm="sha256"):
                     _fetch(session, url, part, have, size, progress)
                 except requests.RequestException as error:
                     reason = getattr(error.args[0], "reason", error) if error.args else error
-                if _size(part) <= have:  # else this attempt brought something: worth another
+                if _size(part) <= have:  # otherwise another attempt is worth it
                     raise InputError(f"{shorten(reason)}; {have:,} of {size:,} bytes are here")
         received = _digest(part, algorithm)
         if received != digest:

@@ -138,8 +138,8 @@ def _read(path):
 def _quiet_pillow():
     """Silences Pillow's warnings about odd metadata: a picture is judged by whether it decodes.
 
-    `warnings.catch_warnings` is not made for threads; `map_pictures` opens this around all of its
-    own, so whatever order they leave it in, the filters are restored when it ends.
+    `warnings.catch_warnings` is not thread-safe. `map_pictures` therefore opens one around all its
+    threads: in whatever order they leave theirs, the filters are restored when it ends.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -100,7 +100,7 @@ class Manifest(_Entry):
         return tuple(file for file in self.files if file.split == name)
 
     def describe(self):
-        """A few lines for people: how many pictures there are, which were dropped."""
+        """Lines of text: how many pictures there are of each class, which ones were dropped."""
         lines = [f"{self.dataset}: {len(self.files):,} {self.kind}"]
         for split in SPLITS:
             counts = collections.Counter(file.label for file in self.split(split))

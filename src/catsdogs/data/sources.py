@@ -192,20 +192,20 @@ def _files_in_folder(folder):
     For each folder, so that an empty one is known, the parts end in '' and there is no function.
     """
 
-    def refuse(error):  # what is in a folder that cannot be read would be missing unnoticed
+    def refuse(error):  # otherwise the files of an unreadable folder would be missing unnoticed
         raise error
 
     seen = set()  # links may lead in circles
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        status = os.stat(place)
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        status = os.stat(parent)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        parts = pathlib.Path(place).relative_to(folder).parts
+        parts = pathlib.Path(parent).relative_to(folder).parts
         yield (*parts, ""), 0, None
-        for file in (pathlib.Path(place, name) for name in names):
+        for file in (pathlib.Path(parent, name) for name in names):
             if file.is_file():  # not a pipe, nor a link to nothing
                 yield (*parts, file.name), file.stat().st_size, file.read_bytes
 
@@ -309,7 +309,7 @@ def _sort_into_classes(files, path):
 
 
 def _plain_name(name):
-    """The name with line breaks, half characters and the like replaced by `_`."""
+    """The name with line breaks, lone surrogates and the like replaced by `_`."""
     return "".join(c if c.isprintable() and c not in "/\\" else "_" for c in name)
 
 

@@ -35,7 +35,7 @@ class _Picture:
     candidate: Candidate
     label: str
     position: int
-    """Place among the files of its class, in the order of their index."""
+    """Position among the files of its class, in the order of their index."""
     sha256: str
     width: int
     height: int
@@ -171,7 +171,7 @@ def _write_picture(picture, folder, split):
     """Copies a picture's bytes as they are; returns its entry in the manifest."""
     content = picture.candidate.read()
     if hashlib.sha256(content).hexdigest() != picture.sha256:
-        raise InputError(f"Expected {picture.name} to stay as it is, but it changed meanwhile.")
+        raise InputError(f"Expected {picture.name} to stay as it is, but it was changed.")
     name = f"{split}/{picture.name}"
     with open(folder / name, "xb") as file:  # fails where `A.jpg` and `a.jpg` are one file
         file.write(content)
@@ -256,7 +256,7 @@ def _examine(label, position, candidate):
 def _divide(pictures, per_class):
     """Divides pictures into splits, in file order, each group of near-duplicates into one.
 
-    A group goes, at the place of its first file, into the first split that has room for all of it.
+    A group goes, when its first file is reached, into the first split that has room for all of it.
 
     Returns:
         `{split: {label: pictures}}`; groups; `DroppedFile`s for which there was no room.
@@ -284,7 +284,7 @@ def _divide(pictures, per_class):
                 splits[fitting[0]][picture.label].append(picture)
                 placed.append(picture)
             elif picture is not group[0]:
-                reason = f"a near-duplicate of {group[0].name}, no room beside it"
+                reason = f"a near-duplicate of {group[0].name}, no room in the same split"
                 crowded.append(DroppedFile(name=picture.name, reason=reason))
         if len(placed) > 1:
             near_duplicates.append(placed)

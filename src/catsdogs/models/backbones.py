@@ -140,7 +140,7 @@ def build_head(feature_shape, units=256, dropout=0.5, normalize=True, num_classe
 def build_classifier(conv_base, head):
     """The base and the head as one model that shares their weights.
 
-    The layers of the base stay visible by name, for fine-tuning and for looking inside.
+    The layers of the base stay accessible by name, for fine-tuning and visualisation.
     """
     return keras.Model(conv_base.input, head(conv_base.output), name="classifier")
 

@@ -124,7 +124,7 @@ def load_saved_model(run_or_model):
     if model.input_shape not in inputs or model.output_shape != outputs:
         raise _unusable(
             path,
-            f"{_CARD} tells of {number} classes and images of {side}x{side}, but the model maps "
+            f"{_CARD} has {number} classes and images of {side}x{side}, but the model maps "
             f"{model.input_shape} to {model.output_shape}",
         )
     return SavedModel(path, model, **card)

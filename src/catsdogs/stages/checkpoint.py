@@ -30,8 +30,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     Attributes:
         epoch: Number of epochs that are completed.
-        seconds: How long the run had taken by then.
-        started: As given, but earlier by what the completed epochs of a stopped run took.
+        seconds: How long the run had taken when the last of them was completed.
+        started: As given, but earlier by `seconds` if the run was stopped and is resumed.
         history: `{"loss", "accuracy", "val_loss", "val_accuracy"}`, each a list of floats. Losses
             are plain cross-entropy, without label smoothing and penalties.
     """
@@ -99,7 +99,7 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 def _all_variables(model):
-    """Weights, random generators and what the optimizer has gathered."""
+    """Weights, states of random generators, and the optimizer's variables."""
     return [*model.variables, *model.optimizer.variables]
 
 

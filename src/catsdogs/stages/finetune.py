@@ -147,7 +147,7 @@ def _is_as_wanted(run, head_dir, config):
 
 
 def _check_head(run, head_dir, made):
-    """Refuses a head that cannot be started from; returns what `metrics.json` says about it."""
+    """Refuses a head of another kind; returns the entry `start` of this run's `metrics.json`."""
     _, metrics = load_run(head_dir)
     remedy = "Make one with scripts/train_feature_extract.py."
     found = metrics["stage"], metrics["config"].get("backbone")

@@ -3,9 +3,9 @@
 config.json        every setting
 environment.json   commit, versions, processor
 history.csv        loss and accuracy of each epoch, training and validation
-metrics.json       what came out: best epoch, validation, seconds, memory; test once evaluated
+metrics.json       results: best epoch, validation, seconds, memory; test once evaluated
 model.keras        the model of the best epoch, safe to load
-curves.png         the history as a picture
+curves.png         the history as a figure
 state/             only while the run is unfinished: what `--resume` needs
 """
 
@@ -190,7 +190,7 @@ class Run:
 
     def outcome(self):
         """Folder and metrics of a run that is complete."""
-        shutil.rmtree(self.dir / "state", ignore_errors=True)  # if it was killed in between
+        shutil.rmtree(self.dir / "state", ignore_errors=True)  # if it was killed before that
         return self.dir, load_run(self.dir)[1]
 
     def finish(self, model, trained, validation, labels, *, image_size, store=None, **details):
@@ -219,7 +219,7 @@ class Run:
             )
         self.checkpoint.load_best(trained)
         outputs = class_probabilities(trained.predict(validation, verbose=0))
-        # Divided into the last layer, so that whoever loads the model gets calibrated answers.
+        # Divided into the last layer, so that the loaded model gives calibrated probabilities.
         temperature = fit_temperature(labels, outputs)
         divide_logits(model, temperature)
         probabilities = apply_temperature(outputs, temperature)
@@ -258,10 +258,10 @@ class Run:
         return self.dir, metrics
 
     def _timing(self, store, start):
-        """Whether all there is to compute was computed, or only the training on features."""
+        """Whether the seconds include all computations (cold), or no features at all (warm)."""
         cold = store is None or not store.reused
         warm = store is not None and not store.computed and not self.resumed
-        if start:  # what fine-tuning finds on disk, a head that it made has just computed
+        if start:  # the features that fine-tuning reuses may be those of the head it made
             cold = start["made"] and start["cold"]
             warm = warm and (start["warm"] or not start["made"])
         return {"cold": cold, "warm": warm}
@@ -333,12 +333,12 @@ def open_run(
 
 
 def subset(rows, split):
-    """A few of a split's rows, evenly spread so that every class is among them, for `--smoke`."""
+    """Some rows of a split, evenly spaced so that every class is among them, for `--smoke`."""
     return rows[:: max(1, len(rows) // _SMOKE_IMAGES[split])]
 
 
 def _choose_folder(run_dir, resume):
-    """The folder itself, or the next free number where finished runs lie."""
+    """The folder itself, or with the next free number if it holds a finished run."""
     number, newest, free = 1, run_dir, run_dir
     while is_complete(free):
         number, newest = number + 1, free
