@@ -10,7 +10,6 @@ what they need.
 import concurrent.futures
 import functools
 import hashlib
-import itertools
 import json
 import math
 import pathlib
@@ -174,6 +173,7 @@ class ShardedArray:
         self._arrays, self._size = arrays, len(arrays[0])
         self.dtype = arrays[0].dtype
         self.shape = (sum(map(len, arrays)), *arrays[0].shape[1:])
+        self.ndim = len(self.shape)
         self.nbytes = sum(array.nbytes for array in arrays)
 
     def __len__(self):
@@ -219,11 +219,12 @@ def _read(activations, start, rows):
 
 
 def _predict(model, load, batches, thread):
-    """What a model's outputs are for `load(rows)` of all batches, a list of arrays."""
-    found, following = [], None
-    for rows, next_rows in itertools.zip_longest(batches, batches[1:]):
-        current = following or thread.submit(load, rows)
-        following = next_rows and thread.submit(load, next_rows)
+    """The outputs of a model for `load(rows)` of all batches, a list of arrays."""
+    found, loading = [], thread.submit(load, batches[0])
+    for next_rows in (*batches[1:], None):
+        inputs = loading.result()
+        if next_rows:
+            loading = thread.submit(load, next_rows)
         # A list for two outputs, a bare array for one.
-        found.append(keras.tree.flatten(model.predict_on_batch(current.result())))
+        found.append(keras.tree.flatten(model.predict_on_batch(inputs)))
     return [np.concatenate(parts).astype(np.float16) for parts in zip(*found, strict=True)]
