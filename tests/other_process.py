@@ -1,77 +1,74 @@
-"""A second process for the tests of what two do in one place: this file, run as a program."""
+"""A second process for the tests of what two do in one place; this file is also its program."""
 
 import contextlib
-import hashlib
 import os
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 
-from catsdogs.files import atomic_folder
-from catsdogs.files import lock
+from catsdogs.files import atomic_folder, lock
 
-CONTENT = bytes(range(256)) * 800  # of the archive that is downloaded
+__all__ = ["holding", "release_soon"]
 
 
 @contextlib.contextmanager
-def start(task, *arguments):
-    """A process at one of the tasks at the end of this file, which goes on when it is told to.
+def holding(folder, create=None, source=None):
+    """Another process locks a folder while the block runs, or until its standard input is closed.
+
+    Args:
+        folder: The folder.
+        create: A path that it makes before it releases the lock, or `None`.
+        source: What it renames to `create`, `None` for an empty file.
 
     Yields:
-        The process, once it is at it. `process.stdin.close()` lets it go on to its end.
+        The process.
     """
+    command = [sys.executable, __file__, "hold", folder, *filter(None, [create, source])]
     process = subprocess.Popen(
-        [sys.executable, __file__, task, *map(str, arguments)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
-        assert process.stdout.readline() == "ready\n"
+        assert process.stdout.readline() == "locked\n", process.stderr.read()
         yield process
     finally:
         process.stdin.close()
-        process.stdout.close()
         process.wait()
+        process.stdout.close()
+        process.stderr.close()
 
 
-def _hold(folder, kind="exclusive", *move):
-    with hold(folder, shared=kind == "shared"):
-        print("ready", flush=True)
+def release_soon(process):
+    """Lets a process that is holding something go on in half a second."""
+    threading.Timer(0.5, process.stdin.close).start()
+
+
+def _hold(folder, create=None, source=None):
+    with lock(folder):
+        print("locked", flush=True)
         sys.stdin.read()
-        if move:
-            os.rename(*move)
-
-
-def _write(folder):
-    with atomic_folder(folder):
-        print("ready", flush=True)
-        sys.stdin.read()
+        if source:
+            os.rename(source, create)
+        elif create:
+            pathlib.Path(create).touch()
 
 
 def _count(folder, number):
-    """Counts in a file that only who holds the folder may touch."""
-    file = pathlib.Path(folder) / "number"
-    held = pathlib.Path(folder) / "a" / "b"
+    """Counts in a file that only the process that has the lock may touch."""
+    file, locked = pathlib.Path(folder) / "number", pathlib.Path(folder) / "locked"
     for turn in range(int(number)):
-        with hold(held, wait=True):
+        with lock(locked, wait=True):
             value = int(file.read_text()) if file.exists() else 0
             time.sleep(0.0005)
             file.write_text(str(value + 1))
-            if turn % 3 == 0:  # the last of it, as in prepare and export
-                with atomic_folder(held) as new:
+            if turn % 2:
+                with atomic_folder(locked) as new:
                     (new / "file").touch()
-            elif turn % 3 == 1:
-                for path in held.iterdir():
-                    path.unlink()
-
-
-def _download(folder, url):
-    from catsdogs.data.download import download  # only here: the others start at once
-
-    path = pathlib.Path(folder) / "cats.zip"
-    download(url, path, size=len(CONTENT), digest=hashlib.sha256(CONTENT).hexdigest())
+            elif locked.exists():
+                (locked / "file").unlink(missing_ok=True)
+                locked.rmdir()
 
 
 if __name__ == "__main__":
-    tasks = {"hold": _hold, "write": _write, "count": _count, "download": _download}
-    tasks[sys.argv[1]](*sys.argv[2:])
+    {"hold": _hold, "count": _count}[sys.argv[1]](*sys.argv[2:])

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import threading
 import types
 
 import numpy as np
@@ -457,8 +458,7 @@ def write_sketches(folder, *, per_class, seed=0, workers=None, animals=CATS_AND_
     pool = concurrent.futures.ProcessPoolExecutor(
         workers or os.cpu_count(),
         mp_context=multiprocessing.get_context("spawn"),  # fork is unsafe beside TensorFlow
-        initializer=signal.signal,  # Ctrl-C reaches all of them, but this process alone answers
-        initargs=(signal.SIGINT, signal.SIG_IGN),
+        initializer=_start_worker,
     )
     try:
         with Progress("Drawing sketches (not photographs)", len(jobs)) as progress:
@@ -466,6 +466,17 @@ def write_sketches(folder, *, per_class, seed=0, workers=None, animals=CATS_AND_
                 progress.update(done)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_worker():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too, but the parent answers
+    parent = multiprocessing.parent_process()
+
+    def end_with_parent():  # which may be killed; the pool would wait for ever
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _write_sketch(job):
