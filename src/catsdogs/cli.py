@@ -11,6 +11,7 @@ import inspect
 import io
 import itertools
 import json
+import operator
 import os
 import pathlib
 import signal
@@ -246,6 +247,8 @@ def plot_history():
     from catsdogs.evaluation import plots
     from catsdogs.files import read_history
 
+    if not arguments.runs:
+        raise InputError("Expected at least one run, received none.")
     histories = {pathlib.Path(run).name: read_history(run) for run in arguments.runs}
     figure = plots.plot_history(histories, arguments.smoothing)
     plots.save_figure(figure, arguments.output)
@@ -489,13 +492,14 @@ def finished_runs(run_dirs):
         InputError: If there is none.
     """
     finished = [run for run in run_dirs if (pathlib.Path(run) / "metrics.json").exists()]
+    if not finished:
+        raise InputError(
+            f"Expected at least one finished run. Received: {' '.join(run_dirs) or 'none'}. "
+            "Example: runs/dogs-vs-cats/*/."
+        )
     for run in run_dirs:
         if run not in finished:
             _complain(f"Skipped, not a finished run: {run}", 0)
-    if not finished:
-        raise InputError(
-            "Expected at least one finished run, received none. Example: runs/dogs-vs-cats/*/."
-        )
     return finished
 
 
@@ -508,6 +512,9 @@ def _reason(stop, complaint):
             return f"--{name.replace('_', '-')} {problem}. See --help."
         error = error.__cause__ or error.__context__
     lines = [line.strip("│╭╮╰╯─ ") for line in complaint.splitlines()][1:]
+    # Where the output is not UTF-8, the box is made of dashes.
+    lines = ["" if set(line) == {"-"} else line for line in lines]
+    lines = list(itertools.dropwhile(operator.not_, lines))
     reason = " ".join(itertools.takewhile(bool, lines)).removesuffix(".")
     lines = [line for line in lines if line]
     hint = next(

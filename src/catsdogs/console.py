@@ -41,10 +41,10 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, error_type, *_):
         if self._bar:
             self._bar.stop()
-        elif self._done and not self._hidden:
+        elif self._done and not self._hidden and error_type is None:
             self._print()
 
     def update(self, done):
