@@ -6,7 +6,7 @@ import matplotlib
 from growth import STEPS
 from matplotlib.figure import Figure
 
-from catsdogs.evaluation.plots import COLOURS, GREY, PALE, STYLE, error_height
+from catsdogs.evaluation.plots import COLOURS, GREY, PALE, STYLE
 
 __all__ = ["STAGES", "plot_frontier", "plot_growth", "plot_ladder"]
 
@@ -34,7 +34,7 @@ _TICKS = (0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
 def plot_ladder(rows):
     """Test accuracy of every recipe with its 95 % interval, beside published figures.
 
-    The scale is logarithmic in the error: from 90 % to 95 % is as far as from 98 % to 99 %.
+    The scale is that of the log-odds: from 90 % to 95 % is as far as from 98 % to 99 %.
 
     Args:
         rows: From `results.summarize`.
@@ -52,6 +52,7 @@ def plot_ladder(rows):
 
     figure = Figure(figsize=(10, 1.5 + 0.27 * len(lines)), layout="constrained")
     axes = figure.subplots()
+    axes.set_xscale("logit", nonpositive="clip")
 
     def write_beside(points, depth, text, **style):
         axes.annotate(
@@ -66,14 +67,14 @@ def plot_ladder(rows):
             continue
         axes.axhline(depth, color=PALE, linewidth=0.8, zorder=0)
         if isinstance(row, float):
-            axes.plot(error_height(row), depth, "D", color=colour, markersize=5)
+            axes.plot(row, depth, "D", color=colour, markersize=5)
             write_beside(52, depth, f"{100 * row:.1f} %", color=colour)
             continue
         mean, (low, high) = row["accuracy"]["mean"], row["accuracy"]["interval95"]
-        axes.plot(error_height([low, high]), [depth] * 2, color=colour, linewidth=6, alpha=0.25)
+        axes.plot([low, high], [depth] * 2, color=colour, linewidth=6, alpha=0.25)
         for value in row["accuracy"]["values"]:
-            axes.plot(error_height(value), depth, "|", color=colour, markersize=11)
-        axes.plot(error_height(mean), depth, "o", color=colour, markersize=7)
+            axes.plot(value, depth, "|", color=colour, markersize=11)
+        axes.plot(mean, depth, "o", color=colour, markersize=7)
         write_beside(52, depth, f"{100 * mean:.1f} %", color=colour, weight="bold")
         write_beside(132, depth, f"{100 * low:.1f} to {100 * high:.1f}", color=GREY)
         if row["cold_seconds"]:
@@ -83,7 +84,8 @@ def plot_ladder(rows):
         if row is None:
             label.set(weight="bold", color=colour)
     limits = axes.get_xlim()
-    axes.set_xticks(error_height(_TICKS), [f"{100 * tick:.4g} %" for tick in _TICKS])
+    axes.set_xticks(_TICKS, [f"{100 * tick:.4g} %" for tick in _TICKS])
+    axes.minorticks_off()
     axes.set(xlim=limits, ylim=(len(lines) - 0.4, -0.5))
     axes.set_xlabel("test accuracy (bar: 95 % interval; lines: single seeds)")
     axes.grid(axis="y", visible=False)
@@ -94,7 +96,7 @@ def plot_ladder(rows):
 
 @matplotlib.rc_context(STYLE)
 def plot_frontier(rows, textbook_seconds, hardware):
-    """Test accuracy against minutes, both on logarithmic scales, with the best of each minute.
+    """Test accuracy against minutes, on scales of log-odds and logarithms, with the best so far.
 
     Args:
         rows: From `results.summarize`, all with `cold_seconds`.
@@ -107,26 +109,24 @@ def plot_frontier(rows, textbook_seconds, hardware):
     figure = Figure(figsize=(10, 6), layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log")
+    axes.set_yscale("logit", nonpositive="clip")
 
     def write_label(label, minutes, accuracy, colour):
-        place, text = (minutes, error_height(accuracy)), textwrap.fill(label, 24)
         style = {"textcoords": "offset points", "va": "top", "fontsize": 8, "color": colour}
-        axes.annotate(text, place, (7, -4), **style)
+        axes.annotate(textwrap.fill(label, 24), (minutes, accuracy), (7, -4), **style)
 
     frontier = []
     for row in sorted(rows, key=lambda row: row["cold_seconds"]):
         if not frontier or row["accuracy"]["mean"] > frontier[-1][1]:
             frontier.append((row["cold_seconds"] / 60, row["accuracy"]["mean"]))
     minutes, accuracies = zip(*frontier, strict=True)
-    axes.plot(
-        minutes, error_height(accuracies), color=GREY, linewidth=1, drawstyle="steps-post", zorder=1
-    )
+    axes.plot(minutes, accuracies, color=GREY, linewidth=1, drawstyle="steps-post", zorder=1)
     for stage, (title, colour, marker) in STAGES.items():
         for row in (row for row in rows if row["stage"] == stage):
             minutes, accuracy = row["cold_seconds"] / 60, row["accuracy"]["mean"]
-            low, high = error_height(row["accuracy"]["interval95"])
+            low, high = row["accuracy"]["interval95"]
             axes.plot([minutes] * 2, [low, high], color=colour, alpha=0.25, linewidth=4)
-            axes.plot(minutes, error_height(accuracy), marker, color=colour, markersize=7)
+            axes.plot(minutes, accuracy, marker, color=colour, markersize=7)
             label = f"{row['label']}, {row['image_size']}²"
             write_label(label, minutes, accuracy, colour)
         axes.plot([], [], marker, color=colour, markersize=7, label=title)
@@ -134,15 +134,15 @@ def plot_frontier(rows, textbook_seconds, hardware):
     seconds["finetune"] += seconds["feature_extract"]  # it starts from the trained head
     names = {"scratch": "convnet", "feature_extract": "features", "finetune": "fine-tuned"}
     for stage, accuracy in _TEXTBOOK.items():
-        place = seconds[stage] / 60, error_height(accuracy)
-        axes.plot(*place, "x", color=GREY, markersize=9, markeredgewidth=2)
-        write_label(f"textbook, {names[stage]}", seconds[stage] / 60, accuracy, GREY)
+        minutes = seconds[stage] / 60
+        axes.plot(minutes, accuracy, "x", color=GREY, markersize=9, markeredgewidth=2)
+        write_label(f"textbook, {names[stage]}", minutes, accuracy, GREY)
     ticks = (1, 3, 10, 30, 60, 120, 240, 480)
     axes.set_xticks(ticks, [f"{t} min" if t < 60 else f"{t // 60} h" for t in ticks])
     axes.minorticks_off()
     lowest, highest = axes.get_ylim()
-    shown = [tick for tick in _TICKS if lowest < error_height(tick) < highest]
-    axes.set_yticks(error_height(shown), [f"{100 * tick:.4g} %" for tick in shown])
+    shown = [tick for tick in _TICKS if lowest < tick < highest]
+    axes.set_yticks(shown, [f"{100 * tick:.4g} %" for tick in shown])
     last = max(*seconds.values(), *(row["cold_seconds"] for row in rows)) / 60
     axes.set(ylabel="test accuracy", xlim=(None, 2 * last))
     axes.set_xlabel("minutes of training, nothing cached")
