@@ -1,84 +1,75 @@
-"""What the scripts print: figures that are there or not, and hostile names."""
+"""What commands print: progress, and the table of an evaluation."""
 
-import csv
 import io
-import json
+import itertools
 import sys
+import time
 
 import pytest
 
-from catsdogs.console import print_evaluation, print_predictions
-from catsdogs.console import Progress
-from catsdogs.errors import InputError
-from catsdogs.inference.predict import Prediction
+from catsdogs.console import Progress, print_evaluation
 
 
-@pytest.mark.parametrize("area, shown", [(0.98765, " 0.9877"), (None, "      \N{EN DASH}")])
-def test_evaluation_table_with_and_without_an_area(area, shown, capsys):
+@pytest.mark.parametrize(
+    ("auc", "shown"), [(0.98765, " 0.9877"), (None, "      \N{EN DASH}")], ids=["number", "none"]
+)
+def test_evaluation_table_and_mistakes(auc, shown, capsys):
     test = {
-        "accuracy": 0.5, "accuracy_interval95": [0.1, 0.9], "loss": 0.7, "roc_auc": area,
-        "confusion_matrix": [[0, 0], [1, 1]],
+        "accuracy": 0.5, "accuracy_interval95": [0.1, 0.9], "loss": 0.7, "roc_auc": auc,
+        "confusion_matrix": [[3, 0, 0], [1, 2, 4], [0, 0, 5]],
     }  # fmt: skip
-    print_evaluation({"a-run": {"test": test, "classes": ["cat", "dog"], "drawings": False}})
-    header, row, mistakes = capsys.readouterr().out.splitlines()
-    assert row.endswith(shown) and len(row) == len(header)
-    assert "1 of 2 dog pictures taken for cat" in mistakes
+    found = {"test": test, "classes": ["cat", "dog", "owl"]}
+    better = {"test": {**test, "confusion_matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}}
+    print_evaluation({"runs/a": found, "runs/the-other": {**found, **better, "test_tta": test}})
+    header, row, _, tta, mistakes, none = capsys.readouterr().out.splitlines()
+    assert row.startswith("runs/a ") and row.endswith(shown)
+    assert tta.startswith("  with test-time augmentation  ")
+    assert {len(header), len(row), len(tta)} == {len(header)}
+    # The most frequent mistake first.
+    assert "4 of 7 dog pictures predicted as owl, 1 of 7 dog pictures predicted as cat" in mistakes
+    assert "runs/the-other: no mistakes" in none
 
 
-def test_a_threshold_is_a_probability():
-    with pytest.raises(InputError, match="from 0 to 1"):
-        print_predictions([], ("cat", "dog"), 7)
+def test_evaluation_on_sketches_says_so(capsys):
+    test = {
+        "accuracy": 1.0, "accuracy_interval95": [0.9, 1.0], "loss": 0.1, "roc_auc": 1.0,
+        "confusion_matrix": [[1, 0], [0, 1]],
+    }  # fmt: skip
+    print_evaluation({"run": {"test": test, "classes": ["cat", "dog"], "sketches": True}})
+    assert capsys.readouterr().out.splitlines()[1].endswith("(sketches)")
 
 
-HOSTILE = "a\x1b[2J\r\nlabel  99 %\x9b.jpg"
+def test_progress_off_a_terminal_is_a_line_every_ten_seconds(monkeypatch, capsys):
+    seconds = itertools.count(step=4)
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
+    with Progress("Downloading", 9_000_000, "MB", scale=1_000_000) as progress:
+        for done in range(1, 10):
+            progress.update(done * 1_000_000)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "Downloading: 9/9 MB"
+    assert 2 < len(lines) < 5 and all(line.startswith("Downloading: ") for line in lines)
 
 
-def print_two(form, capsys):
-    """What stands on standard output and standard error: an answer, and a file that is broken."""
-    answers = [
-        Prediction(HOSTILE, {"cat": 0.25, "dog": 0.75}, None),
-        Prediction(HOSTILE, None, f"Expected a picture at {HOSTILE}, received none."),
-    ]
-    assert print_predictions(answers, ("cat", "dog"), 0.8, form) == 1
-    return capsys.readouterr()
+def test_progress_ends_where_its_task_fails(capsys):
+    """The error is the last word."""
+    with pytest.raises(OSError), Progress("Decoding", 5) as progress:
+        progress.update(3)
+        raise OSError
+    assert capsys.readouterr().err == ""
 
 
-def test_names_do_not_steer_the_terminal(capsys):
-    found = print_two("table", capsys)
-    _, row = found.out.splitlines()
-    error, _, left_out = found.err.splitlines()
-    assert row.endswith("a [2J label 99 % .jpg") and row.isprintable()
-    assert error == "predict.py: Expected a picture at a [2J label 99 % .jpg, received none."
-    assert left_out == "predict.py: 1 of 2 files left out."
-
-
-def test_csv_and_json_have_names_as_they_are(capsys):
-    (row,) = csv.DictReader(io.StringIO(print_two("csv", capsys).out, newline=""))
-    assert row["file"] == HOSTILE
-    (answer,) = json.loads(print_two("json", capsys).out)
-    assert answer["file"] == HOSTILE
-
-
-def test_a_long_path_is_whole(capsys):
-    name = "folder/" * 500 + "cat.jpg"
-    print_predictions([Prediction(name, {"cat": 1.0, "dog": 0.0}, None)], ("cat", "dog"), 0.8)
-    assert capsys.readouterr().out.endswith(f"{name}\n")
-
-
-@pytest.mark.parametrize("on_terminal", [False, True])
-def test_a_stop_finds_a_progress_line_with_its_end(on_terminal, monkeypatch):
-    """Between two writes the words of a stop would come behind the line."""
-    written = []
-
-    class Stream(io.StringIO):
+def test_progress_on_a_terminal_is_a_bar(monkeypatch):
+    class Terminal(io.StringIO):
         def isatty(self):
-            return on_terminal
+            return True
 
-        def write(self, text):
-            written.append(text)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress("Decoding", 2000) as progress:
+        progress.update(2000)
+    assert "Decoding" in sys.stderr.getvalue() and "2,000/2,000" in sys.stderr.getvalue()
 
-    monkeypatch.setattr(sys, "stderr", Stream())
-    with Progress("Downloading", 4_000_000, "MB", scale=1_000_000) as progress:
-        progress.update(3_000_000)
-    *before, last = written
-    assert last.endswith(" 3/4 MB\n") and len(before) == on_terminal
+
+def test_hidden_progress_is_silent(capsys):
+    with Progress("Predicting", None, hidden=True) as progress:
+        progress.update(3)
+    assert capsys.readouterr().err == ""

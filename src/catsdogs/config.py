@@ -30,8 +30,10 @@ Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=0.95)]
 Pixels = Annotated[int, Field(ge=32, le=2048)]
 
+_NO_OTHERS = pydantic.ConfigDict(extra="forbid")  # or a misspelt setting would be ignored
 
-@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_NO_OTHERS)
 class PrepareConfig:
     """Where the pictures come from and how many of them are used."""
 
@@ -57,7 +59,7 @@ class PrepareConfig:
     """Also save a picture that shows one image augmented in many ways."""
 
 
-@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_NO_OTHERS)
 class _TrainingConfig:
     """What all training stages have in common."""
 
@@ -85,7 +87,7 @@ class _TrainingConfig:
     """Shrink images, data and epochs so that the command ends in seconds."""
 
 
-@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_NO_OTHERS)
 class ScratchConfig(_TrainingConfig):
     """Settings of a small convnet trained from random weights."""
 
@@ -112,7 +114,7 @@ class ScratchConfig(_TrainingConfig):
     """Passes over the training images."""
 
 
-@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_NO_OTHERS)
 class FeatureExtractConfig(_TrainingConfig):
     """Settings of a new head on a frozen pretrained base."""
 
@@ -143,7 +145,7 @@ class FeatureExtractConfig(_TrainingConfig):
     """File with the base's ImageNet weights; found or downloaded if not given."""
 
 
-@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_NO_OTHERS)
 class FinetuneConfig(_TrainingConfig):
     """Settings of training the base's last block together with a trained head."""
 
