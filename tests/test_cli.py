@@ -1,282 +1,232 @@
-"""The command line: what scripts accept, what they say of errors, and how fast they start."""
+"""The command line: flags, help, exit codes, interruption, and every command at work."""
 
+import csv
+import dataclasses
 import errno
+import io
+import itertools
+import json
 import os
-import resource
+import pathlib
+import re
+import signal
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, answer_all_signals
+from conftest import ROOT
 
 from catsdogs import cli, config
 from catsdogs.errors import InputError
 
-SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
+
+def start_python(code):
+    """Starts a process that runs code, in which Ctrl-C is not ignored."""
+    code = f"import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n{code}"
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
 
 
-def run_script(name, *arguments, cwd=ROOT):
-    """Runs a script as a person would; returns the finished process, its output as text."""
-    command = [sys.executable, "-W", "error", ROOT / "scripts" / name, *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+# ---- Flags and help ----
 
 
-def cpu_seconds(command):
-    """Processor time of a process: unlike the clock's, it does not depend on what else runs."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert finished.returncode == 0, finished.stderr
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, finished.stdout
+@pytest.fixture
+def parse_training(monkeypatch):
+    """Returns a function that parses words as a training command does."""
+
+    def parse(presets, *words):
+        monkeypatch.setattr(sys, "argv", ["script.py", *words])
+        return cli.parse_training(presets, "Trains.")
+
+    return parse
 
 
-def parse_stage(monkeypatch, presets, *arguments):
-    monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
-    return cli.parse_stage(presets, "Trains.")
-
-
-def test_import_is_quick_and_loads_nothing_heavy():
-    heavy = "{'tensorflow', 'keras', 'numpy', 'matplotlib', 'PIL'} & set(sys.modules)"
-    code = f"import sys, catsdogs; sys.exit(bool({heavy}))"
-    seconds, _ = cpu_seconds([sys.executable, "-W", "error", "-c", code])
-    assert seconds < 0.5
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help_has_examples_and_needs_no_tensorflow(script):
-    code = (
-        "import atexit, runpy, sys; sys.argv = [sys.argv[1], '--help'];"
-        "atexit.register(lambda: print('loaded:', {'tensorflow', 'keras'} & set(sys.modules)));"
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    seconds, output = cpu_seconds(
-        [sys.executable, "-W", "error", "-c", code, ROOT / "scripts" / script]
-    )
-    assert f"python scripts/{script}" in output and "Examples:" in output
-    assert "loaded: set()" in output
-    assert seconds < 2  # 0.2 to 0.9 s, of which matplotlib takes 0.5
-
-
-@pytest.mark.parametrize(
-    "script, flag, hint",
-    [
-        ("train_scratch.py", "--learning-rat=1", "--learning-rate"),
-        ("finetune.py", "--no-such-flag", ""),
-        ("train_feature_extract.py", "--epochs=many", "int"),
-        ("train_scratch.py", "--augmentation=heavy", "strong"),
-        ("prepare_data.py", "--sketchs", "--sketches"),
-        ("plot_history.py", "--smothing=1", "--smoothing"),
-    ],
-)
-def test_bad_flag_is_one_line(script, flag, hint):
-    finished = run_script(script, flag)
-    assert finished.returncode == 2
-    assert finished.stdout == ""
-    (line,) = finished.stderr.splitlines()
-    assert line.startswith(f"{script}: ") and line.endswith("See --help.")
-    assert flag.split("=")[0] in line and hint in line
-
-
-@pytest.mark.parametrize("script", ["evaluate.py", "plot_history.py"])
-def test_missing_run_is_one_line(script, tmp_path):
-    finished = run_script(script, tmp_path / "no-such-run", cwd=tmp_path)
-    assert finished.returncode == 2 and "no-such-run" in finished.stderr
-    assert len(finished.stderr.splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
-    finished = run_script(script, cwd=tmp_path)
-    assert finished.returncode == 2 and "at least one finished run" in finished.stderr
-
-
-def test_missing_data_is_one_line(tmp_path):
-    finished = run_script("train_scratch.py", "--smoke", cwd=tmp_path)
-    assert finished.returncode == 2
-    (line,) = finished.stderr.splitlines()
-    assert "Expected a prepared data set" in line and "--sketches" in line
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_flags_change_the_preset_they_come_with(monkeypatch):
-    settings, places = parse_stage(monkeypatch, config.SCRATCH)
-    assert settings == config.SCRATCH["best"]
-    assert places == cli.StagePlaces()
-
-    for words in (["--preset", "textbook"], ["--preset=textbook"]):
-        settings, places = parse_stage(
-            monkeypatch, config.SCRATCH, "--epochs", "7", *words, "--resume", "--seed=3",
-            "--data-dir", "somewhere",
-        )  # fmt: skip
-        assert settings == config.ScratchConfig(
-            **{**vars(config.SCRATCH["textbook"]), "epochs": 7, "seed": 3}
+def test_flags_change_the_preset_they_come_with(parse_training):
+    settings, paths = parse_training(config.SCRATCH)
+    assert (settings, paths) == (config.SCRATCH["best"], cli.TrainingPaths())
+    for preset in (["--preset", "textbook"], ["--preset=textbook"]):
+        settings, paths = parse_training(
+            config.SCRATCH, "--epochs", "7", *preset, "--resume", "--seed=3", "--data-dir", "here"
         )
-        assert places == cli.StagePlaces("somewhere", None, True)
+        assert settings == dataclasses.replace(config.SCRATCH["textbook"], epochs=7, seed=3)
+        assert paths == cli.TrainingPaths(data_dir="here", resume=True)
+    settings, _ = parse_training(config.FEATURE_EXTRACT, "--no-normalize", "--dropout=0")
+    expected = dataclasses.replace(config.FEATURE_EXTRACT["best"], normalize=False, dropout=0.0)
+    assert settings == expected
+    settings, _ = parse_training(config.FINETUNE, "--start", "runs/x", "--smoke")
+    assert settings == dataclasses.replace(config.FINETUNE["best"], start="runs/x", smoke=True)
 
-    settings, _ = parse_stage(monkeypatch, config.FINETUNE, "--start", "runs/x", "--smoke")
-    assert (settings.start, settings.smoke, settings.preset) == ("runs/x", True, "best")
-    with pytest.raises(InputError, match="--preset"):
-        parse_stage(monkeypatch, config.SCRATCH, "--preset", "worst")
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_an_unknown_flag_is_one_line_in_any_encoding(encoding, parse_training, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    with pytest.raises(InputError) as caught:
+        parse_training(config.SCRATCH, "--learning-rat=1")
+    problem, hint = "Unrecognized options: --learning-rat=1.", "Perhaps you meant --learning-rate"
+    assert str(caught.value) == f"{problem} {hint} FLOAT. See --help."
+
+
+HELP = """
+import sys
+from catsdogs import cli
+for name in cli.__all__:
+    sys.argv = [f"scripts/{name}.py", "--help"]
+    try:
+        getattr(cli, name)()
+    except SystemExit as stop:
+        assert not stop.code
+print(sys.modules.keys() & {"tensorflow", "keras", "matplotlib", "sklearn"})
+"""
+
+
+def test_help_has_examples_and_loads_nothing_heavy():
+    output, errors = start_python(HELP).communicate()
+    assert output.endswith("set()\n") and errors == ""
+    for name in cli.__all__:
+        assert f"python scripts/{name}.py" in output
+    assert "Pictures to train on, all classes together" in output  # a help text
+
+
+# ---- Exit codes ----
 
 
 @pytest.mark.parametrize(
-    "error, code, words",
+    ("error", "code", "line"),
     [
-        (InputError("Expected a cat, received a dog."), 2, "Expected a cat, received a dog."),
-        (KeyboardInterrupt(), 130, "Stopped"),
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 2, "No space left on device"),
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/full/disk"), 2, "/full/disk"),
-        (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/locked"), 2, "/locked"),
-        (FileNotFoundError(errno.ENOENT, "No usable temporary directory"), 2, "No usable temp"),
-        (MemoryError(), 2, "Expected enough memory"),
-        (RuntimeError("can't start new thread"), 2, "Expected enough memory"),
-        (ValueError("Key backend: 'x' is not a valid value for backend"), 2, "MPLBACKEND"),
-        (InputError("Expected a cat, received \x1b[31m\na\x07."), 2, "received [31m a ."),
+        (InputError("Expected a cat, received a dog."), 2, r"Expected a cat, received a dog\."),
+        (InputError("Received \x1b[31m\na\x07."), 2, r"Received \[31m a \."),
+        (OSError(errno.ENOSPC, "Full", "/full"), 2, r"Full: /full\. Free some space"),
+        (PermissionError(errno.EACCES, "Denied", "/x"), 2, r"Denied: /x\. .* another path"),
+        (RuntimeError(f"HDF5: {os.strerror(errno.ENOSPC)}"), 2, "No space left on device"),
+        (MemoryError(), 2, "Out of memory.*--batch-size"),
+        (KeyboardInterrupt("after 2 of 9 epochs"), 130, r"Interrupted after 2 of 9 epochs\."),
     ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
-def test_errors_become_one_line_and_a_code(error, code, words, monkeypatch, capsys):
-    def main():
+def test_what_a_user_can_act_on_is_one_line(error, code, line, capsys):
+    def predict():
         raise error
 
-    monkeypatch.setattr(sys, "argv", ["/somewhere/script.py"])
     with pytest.raises(SystemExit) as stop:
-        cli.run(main)
+        cli.command(predict)()
     assert stop.value.code == code
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("script.py: ") and words in line
+    (shown,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"predict: {line}", shown)
 
 
-def test_an_error_that_a_stop_became_is_a_stop(monkeypatch, capsys):
-    def main():
-        try:
-            raise KeyboardInterrupt("after epoch 3")
-        except KeyboardInterrupt as stop:
-            raise ImportError("initialization failed") from stop
-
-    monkeypatch.setattr(sys, "argv", ["/somewhere/script.py"])
+@pytest.mark.parametrize("returned", [None, 0, 1])
+def test_a_command_exits_with_what_its_function_returns(returned):
     with pytest.raises(SystemExit) as stop:
-        cli.run(main)
-    assert stop.value.code == 130
-    assert capsys.readouterr().err.startswith("script.py: Stopped after epoch 3. ")
+        cli.command(lambda: returned)()
+    assert stop.value.code == (returned or 0)
 
 
-def test_a_programming_error_is_not_hidden():
-    def main():
-        raise ZeroDivisionError
+@pytest.mark.parametrize("error", [ZeroDivisionError(), ConnectionError(), OSError(errno.EIO, "")])
+def test_a_bug_is_a_traceback(error):
+    def predict():
+        raise error
 
-    with pytest.raises(ZeroDivisionError):
-        cli.run(main)
-    with pytest.raises(ConnectionError):
-        cli.run(lambda: (_ for _ in ()).throw(ConnectionError()))
+    with pytest.raises(type(error)):
+        cli.command(predict)()
 
 
-STOP = """
-import os, signal, sys, time
+COMMAND = """
+import itertools, time
 from catsdogs import cli
-{after}
-class Mortal:
-    def __del__(self):
-        os.kill(os.getpid(), signal.SIGINT)  # Python ignores what is raised here
-def main():
-    {main}
-    time.sleep(60)
-cli.run(main)
+
+@cli.command
+def {name}():
+    print("started")
+    {body}
+
+{name}()
 """
 
 
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
-    "parts",
+    ("name", "line"),
     [
-        {"after": "os.kill(os.getpid(), signal.SIGINT)"},
-        {"main": "os.kill(os.getpid(), signal.SIGINT)"},
-        {"main": "os.kill(os.getpid(), signal.SIGTERM)"},
-        {"main": "os.kill(os.getpid(), signal.SIGHUP)"},
-        {"main": "Mortal()"},
+        ("evaluate", "evaluate: Interrupted.\n"),
+        ("finetune", "finetune: Interrupted. Resume with the same command and --resume.\n"),
     ],
 )
-def test_a_stop_is_one_line(parts, tmp_path):
-    script = tmp_path / "scripts" / "wait.py"
-    script.parent.mkdir()
-    script.write_text(STOP.format(**{"after": "", "main": "pass", **parts}))
-    finished = subprocess.run(
-        [sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=50,
-        preexec_fn=answer_all_signals,
-    )  # fmt: skip
-    assert finished.returncode == 130
-    assert finished.stderr == "wait.py: Stopped. Give the same command again.\n"
+def test_ctrl_c_and_kill_end_a_command_in_one_line(name, line, signal_number):
+    with start_python(COMMAND.format(name=name, body="time.sleep(60)")) as process:
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signal_number)
+        assert process.wait(timeout=30) == 130
+        assert process.stderr.read() == line
 
 
-TWICE = """
-import os, signal, time
-from catsdogs import cli
-def main():
-    try:
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(60)
-    finally:
-        os.kill(os.getpid(), signal.{second})
-        time.sleep(0.1)
-        print("tidy")
-cli.run(main)
-"""
+def test_output_that_nobody_reads_any_more_ends_a_command_quietly():
+    """As with `| head`."""
+    body = "for number in itertools.count(): print(number)"
+    with start_python(COMMAND.format(name="predict", body=body)) as process:
+        assert process.stdout.readline() == "started\n"
+        process.stdout.close()
+        assert process.wait(timeout=30) == 141
+        assert process.stderr.read() == ""
 
 
-@pytest.mark.parametrize("second", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_second_stop_lets_the_first_tidy_up(second):
-    finished = subprocess.run(
-        [sys.executable, "-c", TWICE.format(second=second)], capture_output=True, text=True,
-        timeout=50, preexec_fn=answer_all_signals,
-    )  # fmt: skip
-    assert (finished.returncode, finished.stdout) == (130, "tidy\n")
-    assert finished.stderr.count("\n") == 1
+def test_what_tensorflow_logs_is_shown_only_if_it_fails_to_load(capfd):
+    with cli.quiet_tensorflow():
+        os.write(2, b"a missing GPU\n")
+    assert capfd.readouterr().err == ""
+    with pytest.raises(ImportError), cli.quiet_tensorflow():
+        os.write(2, b"a broken library\n")
+        raise ImportError
+    assert capfd.readouterr().err == "a broken library\n"
 
 
-def test_who_imports_the_module_keeps_their_own_stops():
-    code = "import sys; from catsdogs import cli; print(sys.excepthook is sys.__excepthook__)"
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert finished.stdout == "True\n"
+# ---- Every command ----
 
 
-@pytest.mark.parametrize("end", ["return", "sys.exit(0)"])
-def test_a_stop_that_comes_after_the_end_is_ignored(end):
-    code = (
-        "import atexit, os, signal, sys; from catsdogs import cli;"
-        "atexit.register(os.kill, os.getpid(), signal.SIGINT);"
-        f"exec('def main(): {end}'); cli.run(main)"
-    )
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (finished.returncode, finished.stderr) == (0, "")
+@pytest.mark.slow
+def test_from_sketches_to_an_exported_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
 
+    def run(name, *words):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            getattr(cli, name)()
+        assert stop.value.code == 0
+        return capsys.readouterr()
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_are_no_hindrance(closed, tmp_path):
-    command = f'"{sys.executable}" "{ROOT}/scripts/prepare_data.py" --help {closed}'
-    assert subprocess.run(command, shell=True, cwd=tmp_path).returncode == 0
-    command = command.replace("--help", "--sketches --train 4 --validation 2 --test 2")
-    assert subprocess.run(command, shell=True, cwd=tmp_path).returncode == 0
-    assert (tmp_path / "data" / "sketches" / "manifest.json").exists()
+    sizes = ("--train", 20, "--validation", 10, "--test", 10)
+    output = run("prepare_data", "--sketches", *sizes, "--preview").out
+    data_dir = pathlib.Path("data/sketches")
+    assert "20  cat 10, dog 10" in output and f"Prepared in {data_dir}" in output
+    assert (data_dir / "augmentation.jpg").is_file()
 
+    runs = []
+    for augmentation in ("none", "basic"):
+        words = ("--smoke", "--preset", "textbook", "--augmentation", augmentation)
+        output = run("train_scratch", *words).out
+        runs.append(f"runs/sketches-smoke/scratch-textbook-{augmentation}-seed0")
+        assert f"Next: python scripts/evaluate.py {runs[-1]}" in output
+    # The same command with --resume finds that there is nothing left to do.
+    assert f"Run folder: {runs[-1]}\n" in run("train_scratch", *words, "--resume").out
+    assert len(list(pathlib.Path("runs/sketches-smoke").glob("*/"))) == 2
 
-def test_a_backend_that_is_not_installed_is_one_line(tmp_path):
-    (tmp_path / "jax.py").write_text("raise ModuleNotFoundError('No module', name='jax')")
-    finished = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "predict.py", "run", "picture.jpg"],
-        capture_output=True, text=True, cwd=tmp_path,
-        env={**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": f"{tmp_path}:{sys.path[0]}"},
-    )  # fmt: skip
-    assert finished.returncode == 2 and len(finished.stderr.splitlines()) == 1
-    assert "Set KERAS_BACKEND=tensorflow" in finished.stderr
+    assert run("plot_history", *runs, "--output", "curves.png").out == "curves.png\n"
+    output = run("evaluate", *runs, "--tta", "--json")
+    found = json.loads(output.out)
+    assert found["runs"].keys() == {*runs} and len(found["comparisons"]) == 1
+    assert found["runs"][runs[0]]["test"]["num_images"] == 10
+    assert "test_tta" in found["runs"][runs[0]] and "comparison.html" in output.err
+    output = run("evaluate", *runs).out
+    assert "exact McNemar test" in output and f"{runs[0]}/report.html" in output
 
-
-@pytest.mark.parametrize("name, value", [("KERAS_BACKEND", "theano"), ("MPLBACKEND", "nonsense")])
-def test_a_backend_that_nobody_knows_is_one_line(name, value, tmp_path):
-    finished = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "train_scratch.py", "--smoke"], cwd=tmp_path,
-        capture_output=True, text=True, env={**os.environ, name: value},
-    )  # fmt: skip
-    assert finished.returncode == 2 and name in finished.stderr
-    assert finished.stderr.count("\n") == 1, finished.stderr
-
-
-def test_help_on_the_narrowest_terminal(tmp_path):
-    command = [sys.executable, ROOT / "scripts" / "prepare_data.py", "--help"]
-    environment = {**os.environ, "COLUMNS": "1"}
-    finished = subprocess.run(command, capture_output=True, env=environment, timeout=50)
-    assert finished.returncode == 0
+    pictures = sorted((data_dir / "test").glob("*/*"))
+    rows = list(csv.DictReader(io.StringIO(
+        run("predict", runs[0], data_dir / "test", "--format", "csv").out
+    )))  # fmt: skip
+    assert [row["file"] for row in rows] == [str(path) for path in pictures]
+    written = run("explain", runs[0], pictures[0], "--channels", 2, "--layers", "conv1").out.split()
+    assert len(written) == 3 and all(path.startswith(f"{runs[0]}/explain/") for path in written)
+    assert all(os.path.getsize(path) for path in itertools.chain(written, ["curves.png"]))
+    output = run("export", runs[0], "--format", "litert").out
+    assert f"{runs[0]}/export-litert: same predictions as Keras in float32 on 10 pictures" in output
