@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 
 import pydantic
 import tyro
+from pydantic import Field
 
 from catsdogs import config, console
 from catsdogs.errors import InputError, describe_invalid, printable, shorten, user_message
@@ -40,6 +41,7 @@ __all__ = [
 
 Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN_OR_MODEL")]
 Paths = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH...")]
+Probability = Annotated[float, Field(ge=0, le=1), tyro.conf.arg(metavar="PROBABILITY")]
 Runs = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN...")]
 
 
@@ -221,13 +223,13 @@ def evaluate():
         print(f"Comparison: {report.write_comparison(metrics, comparisons)}", file=sys.stderr)
 
 
-@dataclasses.dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True)
 class PlotArguments:
     runs: Runs
     """Run folders; several are drawn into one figure."""
     output: str = "history.png"
     """Picture to write."""
-    smoothing: float | None = None
+    smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Weight of the past in the exponential moving average, from 0 to below 1; by default 0.8, and
     less for runs so short that the average would lag behind."""
     show: bool = False
@@ -257,18 +259,18 @@ def plot_history():
         plots.show_figure(figure)
 
 
-@dataclasses.dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True)
 class PredictArguments:
     model: Model
     """Run folder or .keras file."""
     pictures: Paths
     """Files, folders, patterns in quotes, or - for a list on standard input."""
-    threshold: Annotated[float, tyro.conf.arg(metavar="PROBABILITY")] = 0.8
-    """Answers of a lower probability are marked as unsure."""
+    threshold: Probability = 0.8
+    """Predictions of a lower probability are marked as unsure."""
     tta: bool = False
     """Test-time augmentation: mean prediction for each picture and its horizontal flip."""
     format: Literal["table", "json", "csv"] = "table"
-    """How to print the answers."""
+    """How to print the predictions."""
 
 
 @command
@@ -298,7 +300,7 @@ def predict():
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True)
 class ExplainArguments:
     model: Model
     """Run folder or .keras file."""
@@ -310,7 +312,7 @@ class ExplainArguments:
     """Layers to look into; by default the deepest of every resolution."""
     target: str | None = None
     """Class whose evidence is shown; by default each picture's prediction."""
-    channels: int = 10
+    channels: Annotated[int, Field(ge=1)] = 10
     """Channels to show of each layer: those that respond most to the pictures."""
 
 
@@ -375,7 +377,7 @@ def export():
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True)
 class DemoArguments:
     models: Annotated[
         tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[RUN_OR_MODEL...]")
@@ -383,10 +385,10 @@ class DemoArguments:
     """Run folders or .keras files to choose among on the page."""
     host: str = "127.0.0.1"
     """Address to listen on; by default only this computer reaches the page."""
-    port: int = 7860
+    port: Annotated[int, Field(ge=0, le=65_535)] = 7860
     """Port to listen on."""
-    threshold: Annotated[float, tyro.conf.arg(metavar="PROBABILITY")] = 0.8
-    """Answers of a lower probability are marked as unsure."""
+    threshold: Probability = 0.8
+    """Predictions of a lower probability are marked as unsure."""
 
 
 @command

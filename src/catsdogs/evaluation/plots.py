@@ -110,12 +110,7 @@ def plot_history(histories, smoothing=None):
 
     Returns:
         `matplotlib.figure.Figure`.
-
-    Raises:
-        InputError: If the smoothing is out of range.
     """
-    if smoothing is not None and not 0 <= smoothing < 1:
-        raise InputError(f"Expected smoothing from 0 to below 1. Received: {smoothing}.")
     limits = {"accuracy": 1.005, "loss": _loss_limit(histories.values())}
     # Two legend columns where the names leave room, since a legend that is too wide is cut off.
     columns = 2 if len(histories) > 1 and max(map(len, histories)) <= _SHORT_NAME else 1

@@ -18,12 +18,7 @@ from PIL import Image
 from catsdogs.data.images import decode_image
 from catsdogs.errors import InputError
 from catsdogs.inference.explain import grad_cam, overlay
-from catsdogs.inference.predict import (
-    Prediction,
-    check_threshold,
-    list_pictures,
-    predict_images,
-)
+from catsdogs.inference.predict import Prediction, list_pictures, predict_images
 from catsdogs.models.model_file import load_saved_model, read_card
 from catsdogs.stages.run import is_complete, load_run, validation_folder
 
@@ -149,7 +144,7 @@ def build_demo(choices, folder, threshold=0.8):
     Args:
         choices: List of `Choice`; the first is chosen at the start.
         folder: Folder for copies of the example pictures.
-        threshold: Answers of a lower probability are marked as unsure.
+        threshold: Predictions of a lower probability are marked as unsure.
 
     Returns:
         A `gradio.Blocks`.
@@ -252,10 +247,8 @@ def serve(choices, host, port, threshold=0.8):
         port: Port, an integer.
 
     Raises:
-        InputError: If the address cannot be used, the threshold is not a probability, or Gradio is
-            not installed.
+        InputError: If the address cannot be used, or Gradio is not installed.
     """
-    check_threshold(threshold)
     with tempfile.TemporaryDirectory(prefix="catsdogs-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # uploads; before Gradio is imported
         blocks = build_demo(choices, folder, threshold)
@@ -273,7 +266,7 @@ def serve(choices, host, port, threshold=0.8):
                 css_paths=pathlib.Path(__file__).with_name("templates") / "style.css",
                 app_kwargs={"middleware": [_host_check(host)]},
             )
-        except (OSError, OverflowError):
+        except OSError:
             raise InputError(
                 "Expected an address of this computer and a free port, "
                 f"received {host}:{port}. Choose another --port or --host."

@@ -409,8 +409,7 @@ def explain_pictures(saved, paths, folder, *, layer_names=(), target=None, num_c
         The files that were written, a list of `Path`.
 
     Raises:
-        InputError: If there is no picture, one cannot be read, there is no such layer or class, or
-            `num_channels` is not positive.
+        InputError: If there is no picture, one cannot be read, or there is no such layer or class.
     """
     files = list(list_pictures(paths))
     if not files:
@@ -419,8 +418,6 @@ def explain_pictures(saved, paths, folder, *, layer_names=(), target=None, num_c
         raise InputError(
             f"Expected --target to be one of {', '.join(saved.classes)}. Received: {target}."
         )
-    if num_channels < 1:
-        raise InputError(f"Expected --channels of 1 or more. Received: {num_channels}.")
     model = saved.model
     layer_names = layer_names or rectified_layers(model, saved.image_size)
     usable = [layer.name for layer in model.layers if len(layer.output.shape) == 4]

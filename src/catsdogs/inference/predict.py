@@ -18,7 +18,6 @@ from catsdogs.evaluation.metrics import class_probabilities
 
 __all__ = [
     "Prediction",
-    "check_threshold",
     "count_pictures",
     "list_pictures",
     "predict_images",
@@ -159,14 +158,8 @@ def predict_images(saved, images, *, tta=False):
     return probabilities
 
 
-def check_threshold(threshold):
-    """Raises `InputError` if a threshold is not a probability."""
-    if not 0 <= threshold <= 1:
-        raise InputError(f"Expected --threshold from 0 to 1. Received: {threshold}.")
-
-
 def print_predictions(predictions, classes, threshold, form="table", total=None):
-    """Prints predictions as they come: answers on standard output, errors on standard error.
+    """Prints predictions as they come, on standard output, and errors on standard error.
 
     Args:
         predictions: Iterable of `Prediction`.
@@ -177,17 +170,13 @@ def print_predictions(predictions, classes, threshold, form="table", total=None)
 
     Returns:
         The exit code: 1 if a file could not be read, else 0.
-
-    Raises:
-        InputError: If the threshold is not a probability.
     """
-    check_threshold(threshold)
     sys.stdout.reconfigure(errors="surrogateescape")  # file names that are not UTF-8
     unreadable = done = 0
 
     def readable():
         nonlocal unreadable, done
-        # On a terminal the answers themselves show the progress.
+        # On a terminal the predictions themselves show the progress.
         with Progress("Predicting", total, hidden=sys.stdout.isatty()) as progress:
             for done, prediction in enumerate(predictions, start=1):
                 if prediction.error:
