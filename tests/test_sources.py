@@ -4,13 +4,18 @@ import errno
 import hashlib
 import io
 import os
+import re
+import tracemalloc
 import zipfile
+import zlib
 
 import pytest
-from pictures import write_files
+from hostile_files import raw_zip
+from pictures import pets, write_files
 
 from catsdogs.data import download, sources
 from catsdogs.data.sources import open_pictures, open_source
+from catsdogs.data.splits import prepare
 from catsdogs.errors import InputError
 
 
@@ -227,3 +232,91 @@ def test_sketches_are_drawn_only_when_needed(monkeypatch):
     assert drawn == [(6, 0, sketches.CATS_AND_DOGS)]
     with open_pictures(sketches=True, rabbits=True, num_pictures=12) as with_rabbits:
         assert with_rabbits.num_classes == 3 and with_rabbits.fingerprint != source.fingerprint
+
+
+# ---- Archives from strangers ----
+
+FILES = [
+    {"name": name.encode(), "data": data} for name, data in pets(range(3), range(9, 12)).items()
+]
+ZEROS = zlib.compress(bytes(10**6), wbits=-15)
+LINK = 0o120777  # mode of a symbolic link
+
+
+def prepare_archive(tmp_path, entries):
+    """The manifest of an archive, of which three pictures a class are needed."""
+    (tmp_path / "pets.zip").write_bytes(raw_zip(entries))
+    with open_source(tmp_path / "pets.zip") as source:
+        return prepare(source, tmp_path / "data", train=2, validation=2, test=2)
+
+
+@pytest.mark.parametrize(
+    ("entries", "complaint"),
+    [
+        ([*FILES, {"name": b"cat/9.jpg", "data": ZEROS, "method": 8, "size": 2**32 - 2}], "bomb"),
+        ([{"name": b"train.zip", "data": ZEROS, "method": 8, "size": 2**32 - 2}], "zip bomb"),
+        ([{"name": b"train.zip", "data": b"x" * 30, "flags": 1}], "encrypted"),
+        ([{"name": b"train.zip", "data": b"x" * 30, "method": 14}], "compression method 14"),
+        ([*FILES, {"name": b"cat/9.jpg", "version": 99}], "zip file version"),
+        ([*FILES, FILES[0]], "Expected one file called cat/cat.0.jpg .*received two"),
+    ],
+    ids=["bomb", "bomb inside", "encrypted", "another method", "another version", "same name"],
+)
+def test_hostile_archives_are_refused_in_one_line(entries, complaint, tmp_path):
+    with pytest.raises(InputError, match=complaint) as caught:
+        prepare_archive(tmp_path, entries)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+    assert [path.name for path in tmp_path.iterdir()] == ["pets.zip"]
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        ({"data": b"x" * 30, "flags": 1}, "encrypted"),
+        ({"data": b"x" * 30, "method": zipfile.ZIP_LZMA}, "compression method 14"),
+        ({"data": b"x", "method": 77}, "compression method 77"),
+        ({"data": FILES[1]["data"], "crc": 7}, "CRC"),
+        ({"data": ZEROS, "method": 8, "size": 100}, "CRC"),
+        ({"data": b"abc", "size": 5000}, "cannot be read|not a JPEG"),
+        ({"offset": 10**8}, "cannot be read"),
+        ({"data": ZEROS, "method": 8, "size": 300 * 2**20}, "larger than 256 MB"),
+        ({"data": b"/etc/passwd", "mode": LINK}, "not a JPEG"),
+    ],
+    ids=["encrypted", "lzma", "method", "checksum", "longer", "shorter", "beyond", "huge", "link"],
+)
+def test_hostile_members_are_dropped_with_a_reason(claims, reason, tmp_path):
+    # The first file of its class, so it is examined.
+    manifest = prepare_archive(tmp_path, [{"name": b"cat/a.-1.jpg", **claims}, *FILES])
+    ((name, found),) = [(file.name, file.reason) for file in manifest.dropped]
+    assert name == "cat/a.-1.jpg" and re.search(reason, found) and len(manifest.files) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("../../cat/7.jpg", "7.jpg"), ("/cat/7.jpg", "7.jpg"), ("..\\..\\cat\\7.jpg", "7.jpg"),
+        ("cat/../../../7.jpg", "7.jpg"), ("cat/7\n.jpg", "7_.jpg"),
+        ("cat/7\x1b[2J.jpg", "7_[2J.jpg"), ("cat/7.jpg\0.exe", "7.jpg"), ("cat/ж7.jpg", "ж7.jpg"),
+        ("cat/\u202egnp.7.jpg", "_gnp.7.jpg"), ("cat/C:7.jpg", "C:7.jpg"),
+    ],
+)  # fmt: skip
+def test_hostile_names_stay_names_in_their_class(name, expected, tmp_path):
+    entry = {"name": name.encode(), "data": FILES[0]["data"], "flags": 0x800}
+    manifest = prepare_archive(tmp_path, [entry, *FILES[1:]])
+    assert expected in {
+        file.name.rpartition("/")[2] for file in manifest.files if "cat" in file.name
+    }
+    assert all(line.isprintable() for line in manifest.describe().splitlines())
+    pictures = [path for path in tmp_path.rglob("*") if path.suffix in (".jpg", ".exe")]
+    assert len(pictures) == 6
+    assert all(path.parts[-3] in ("train", "validation", "test") for path in pictures)
+
+
+def test_a_member_that_unpacks_to_more_than_it_says_takes_no_memory(tmp_path):
+    zeros = zlib.compress(bytes(100 * 2**20), wbits=-15)
+    lying = {"name": b"cat/a.-1.jpg", "data": zeros, "method": 8, "size": 1000}
+    tracemalloc.start()
+    manifest = prepare_archive(tmp_path, [lying, *FILES])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert manifest.dropped[0].name == "cat/a.-1.jpg" and peak < 10 * 2**20
