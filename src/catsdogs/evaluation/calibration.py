@@ -1,6 +1,7 @@
 """Do probabilities match frequencies? Of images called a cat at 80 %, 80 % should be cats."""
 
 import numpy as np
+import scipy.special
 
 __all__ = ["apply_temperature", "expected_calibration_error", "fit_temperature", "reliability"]
 
@@ -22,8 +23,7 @@ def apply_temperature(probabilities, temperature):
         Guo et al., "On calibration of modern neural networks", 2017.
     """
     logits = np.log(np.clip(np.asarray(probabilities, np.float64), _SMALLEST, None)) / temperature
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    return scipy.special.softmax(logits, axis=1)
 
 
 def fit_temperature(labels, probabilities):
