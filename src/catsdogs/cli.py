@@ -110,7 +110,7 @@ def prepare_data():
             from catsdogs.evaluation.plots import plot_image_grid, save_figure
         images, _ = load_split(data_dir, manifest, "train", config.SCRATCH["best"].image_size)
         path = pathlib.Path(data_dir) / "augmentation.jpg"
-        save_figure(plot_image_grid(*preview_augmentation(images[0]), columns=8), path)
+        save_figure(plot_image_grid(*preview_augmentation(images[0])), path)
         print(f"Augmentation shown in {path}")
 
 

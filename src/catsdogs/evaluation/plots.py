@@ -12,7 +12,6 @@ import warnings
 
 import matplotlib
 import numpy as np
-import PIL.Image
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -305,19 +304,19 @@ def plot_reliability(before, after):
 
 
 @matplotlib.rc_context(STYLE)
-def plot_image_grid(images, titles=None, columns=None):
+def plot_image_grid(images, titles=None, columns=8):
     """Images side by side.
 
     Args:
         images: uint8 (num_images, height, width, 3), or a list of uint8 (height, width, 3) or
             (height, width) of any sizes.
         titles: `num_images` short texts to write above the images, or `None`.
-        columns: Images per row; `None` fills the last row as well as possible.
+        columns: Images per row, at most.
 
     Returns:
         `matplotlib.figure.Figure`.
     """
-    columns = min(columns or _fullest_columns(len(images)), len(images))
+    columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     width = min(1.9, 12 / columns)
     # As high as the highest image needs, so that images of one size have no bands beside them.
@@ -332,13 +331,6 @@ def plot_image_grid(images, titles=None, columns=None):
             if titles:
                 axes.set_title(titles[index], fontsize=9, weight="normal", loc="center", pad=3)
     return figure
-
-
-def _fullest_columns(number):
-    """Columns of a landscape grid that leave the fewest places of its last row empty."""
-    ideal = math.sqrt(2 * number)
-    candidates = range(math.ceil(math.sqrt(number)), math.ceil(2 * math.sqrt(number)) + 1)
-    return min(candidates, key=lambda columns: (-number % columns, abs(columns - ideal)))
 
 
 _SIGNED = LinearSegmentedColormap.from_list("signed", [COLOURS[1], "white", COLOURS[0]])
@@ -411,18 +403,16 @@ def save_figure(figure, path):
 
     Args:
         figure: `matplotlib.figure.Figure`.
-        path: `.png`, for charts, or `.jpg`, for photographs; its folder is made if missing.
+        path: Its suffix decides the format; its folder is made if missing.
 
     Raises:
-        InputError: If the path has another suffix.
+        InputError: If Matplotlib does not write this format.
     """
-    formats = {".png": "png", ".jpg": "jpeg"}
     path = pathlib.Path(path)
-    if path.suffix not in formats:
-        raise InputError(f"Expected a figure's file to end in .png or .jpg. Received: {path}.")
-    encoded = _encode(_rasterize(figure, dpi=160), formats[path.suffix])
+    if path.suffix[1:] not in figure.canvas.get_supported_filetypes():
+        raise InputError(f"Expected a picture format, such as .png or .jpg. Received: {path}.")
     with atomic_path(path) as temporary:
-        temporary.write_bytes(encoded)
+        _write(figure, temporary, dpi=120)
 
 
 def render_figure(figure, dpi=100):
@@ -437,8 +427,10 @@ def render_figure(figure, dpi=100):
     """
     from IPython.display import Image  # every notebook has it, nothing else needs it
 
-    pixels = _rasterize(figure, dpi)
-    return Image(min((_encode(pixels, form) for form in ("png", "jpeg")), key=len))
+    encoded = {form: io.BytesIO() for form in ("png", "jpeg")}
+    for form, stream in encoded.items():
+        _write(figure, stream, dpi=dpi, format=form)
+    return Image(min((stream.getvalue() for stream in encoded.values()), key=len))
 
 
 def show_figure(figure):
@@ -455,20 +447,8 @@ def show_figure(figure):
     plt.show()
 
 
-def _rasterize(figure, dpi):
-    rendered = io.BytesIO()
+def _write(figure, file, **options):
     with warnings.catch_warnings():
         # A letter that the font lacks is drawn as a box, which everybody sees.
         warnings.filterwarnings("ignore", r"Glyph \d+")
-        figure.savefig(rendered, format="png", dpi=dpi)
-    return PIL.Image.open(rendered).convert("RGB")
-
-
-def _encode(pixels, form):
-    """The bytes of a picture file, small enough for a web page."""
-    encoded = io.BytesIO()
-    if form == "png":  # a palette leaves a chart's few colours as they are, at a third of the bytes
-        pixels.quantize(256).save(encoded, form, optimize=True)
-    else:
-        pixels.save(encoded, form, quality=85, optimize=True)
-    return encoded.getvalue()
+        figure.savefig(file, **options)
