@@ -35,7 +35,6 @@ from catsdogs.data.batches import encode_labels, image_batches
 from catsdogs.data.images import load_split
 from catsdogs.data.manifest import find_data_dir, load_manifest
 from catsdogs.files import read_json, write_json
-from catsdogs.inference.predict import predict_pictures
 from catsdogs.models.backbones import (
     BACKBONES,
     build_base,
@@ -46,7 +45,6 @@ from catsdogs.models.backbones import (
 )
 from catsdogs.models.convnets import build_residual_convnet
 from catsdogs.models.fused_norm import training_copy
-from catsdogs.models.model_file import load_saved_model
 from catsdogs.stages.features import FeatureStore
 from catsdogs.stages.optimization import (
     build_loss,
@@ -62,7 +60,6 @@ __all__ = [
     "measure_convnet",
     "measure_extraction",
     "measure_fine_tuning",
-    "measure_prediction",
     "ratios",
     "run_benchmark",
 ]
@@ -110,11 +107,6 @@ def run_benchmark(data_dir, quick=False):
             for stage in EPOCHS
         }
         found["stages"] = _time_stages(data, pathlib.Path(folder), quick)
-        picture = data / manifest.split("validation")[0].name
-        found["prediction"] = {
-            name: run_alone(measure_prediction, pathlib.Path(folder) / name, picture, 5 * steps)
-            for name in ("scratch", "fine-tuning, cold")
-        }
     found["ratios"] = ratios(found)
     return found
 
@@ -315,36 +307,6 @@ def measure_fine_tuning(image_size, steps):
     first, *others = (_flops(layer, layer.output.shape) for layer in _convolutions(model))
     batches = itertools.repeat((activations, labels))
     return _time_training(model, 2, batches, steps, 2 * first + 3 * sum(others))
-
-
-def measure_prediction(run_dir, picture, repeats):
-    """Measures prediction from picture file to probability.
-
-    Args:
-        run_dir: A finished run.
-        picture: A picture file.
-        repeats: How often a single picture is predicted.
-
-    Returns:
-        A dictionary: seconds of the command for one picture, milliseconds of a further one,
-        seconds for 100.
-    """
-    command = [sys.executable, str(_SCRIPTS / "predict.py"), str(run_dir), str(picture)]
-    cold = _seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
-    saved = load_saved_model(run_dir)
-
-    def predict(number):
-        return _seconds(lambda: list(predict_pictures(saved, [picture] * number)))
-
-    predict(1), predict(100)
-    return {
-        "image_size": saved.image_size,
-        "one_cold_seconds": round(cold, 2),
-        "one_warm_milliseconds": round(
-            1e3 * statistics.median(predict(1) for _ in range(repeats)), 1
-        ),
-        "hundred_seconds": round(predict(100), 2),
-    }
 
 
 def count_flops(model, image_size):

@@ -40,5 +40,4 @@ def test_the_quick_benchmark_runs(data_dir, vgg16_weights, tmp_path, monkeypatch
     cold = {name for name, stage in found["stages"].items() if stage["cold"]}
     assert cold == {"fine-tuning, cold", "features, cold, as part of fine-tuning", "scratch"}
     assert all(ratio > 0 for ratio in found["ratios"].values())
-    assert found["prediction"]["fine-tuning, cold"]["one_warm_milliseconds"] > 0
     assert not list((tmp_path / "runs").iterdir()) and (data_dir / "train").is_dir()
