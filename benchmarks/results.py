@@ -90,13 +90,8 @@ def summarize(folder):
     return sorted(rows, key=lambda row: (stages.index(row["stage"]), row["accuracy"]["mean"]))
 
 
-def full_table(rows, results="../results"):
-    """The table of every recipe as Markdown; every seed links to its evidence.
-
-    Args:
-        rows: From `summarize`.
-        results: The link to the folder of the evidence.
-    """
+def full_table(rows):
+    """The table of `docs/results.md` as Markdown: all rows from `summarize`, with their evidence."""
     lines = [
         "| stage | recipe | image | test accuracy | 95 % interval | with TTA | validation "
         "| minutes | minutes, cached | peak memory | seeds |",
@@ -104,7 +99,7 @@ def full_table(rows, results="../results"):
     ]
     for row in rows:
         links = " ".join(
-            f"[{seed}]({results}/{_DATASET}/{run}/metrics.json)"
+            f"[{seed}](../results/{_DATASET}/{run}/metrics.json)"
             for seed, run in zip(row["seeds"], row["runs"], strict=True)
         )
         tta = "" if row["tta_accuracy"] is None else f"{100 * row['tta_accuracy']:.1f} %"
