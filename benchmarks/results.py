@@ -91,7 +91,7 @@ def summarize(folder):
 
 
 def full_table(rows):
-    """The table of `docs/results.md` as Markdown: all rows from `summarize`, with their evidence."""
+    """The table of `docs/results.md` as Markdown: every row from `summarize`, and its evidence."""
     lines = [
         "| stage | recipe | image | test accuracy | 95 % interval | with TTA | validation "
         "| minutes | minutes, cached | peak memory | seeds |",
