@@ -1,21 +1,16 @@
-"""Looking inside: models whose evidence is known by construction, and real ones."""
-
-import subprocess
-import sys
+"""Looking inside models whose evidence is known by construction, and real ones."""
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
 from keras import layers
+from pictures import encode, noise_picture, write_files
 from PIL import Image
 
-from catsdogs.errors import InputError
-from catsdogs.inference import explain, explain_run
-from catsdogs.inference.explain_plot import overlay
-from catsdogs.inference.explain_run import explain_pictures
-from catsdogs.models import networks as models
-from catsdogs.models.model_file import load_saved_model, save_model
+from catsdogs.inference import explain
+from catsdogs.models.backbones import BACKBONES, build_classifier, build_head
+from catsdogs.models.convnets import build_residual_convnet, build_textbook_convnet
+from catsdogs.models.model_file import SavedModel
 
 SIZE = 48
 LIKES_RED = 5.0
@@ -81,11 +76,11 @@ def test_occlusion_is_the_fall_of_the_log_odds(num_classes, red_corner):
         np.testing.assert_allclose(other, -falls, atol=1e-5)
 
 
-def test_filters_climb():
+def test_a_filter_is_maximized_by_what_it_passes():
     filters = explain.maximize_filters(redness(), "red", [0, 0], size=SIZE)
     assert filters.shape == (2, SIZE, SIZE, 3) and filters.dtype == np.uint8
-    assert filters[..., 0].min() > 250  # all red,
-    assert 100 < filters[..., 1:].mean() < 155  # and nothing pulls the other colours
+    assert filters[..., 0].min() > 250
+    assert 100 < filters[..., 1:].mean() < 155  # the other colours have no gradient
     again = explain.maximize_filters(redness(), "red", [0, 0], size=SIZE)
     np.testing.assert_array_equal(again, filters)
     assert (explain.maximize_filters(redness(), "red", [0], size=SIZE, seed=1) != filters[0]).any()
@@ -93,7 +88,7 @@ def test_filters_climb():
 
 def test_filters_of_a_deep_layer_respond_more_than_to_noise():
     keras.utils.set_random_seed(0)
-    model = models.build_textbook_convnet(64)
+    model = build_textbook_convnet(64)
     channels = list(range(8))  # some of them are silent on noise
     filters = explain.maximize_filters(model, "conv4", channels, size=64)
     noise = np.random.default_rng(0).normal(127.5, 8, filters.shape)
@@ -105,13 +100,13 @@ def test_filters_of_a_deep_layer_respond_more_than_to_noise():
     assert all(np.diag(found) > 2 * np.diag(before)) and np.diag(found).min() > 0
 
 
-def test_the_deepest_layer_of_every_resolution(vgg16_weights):
-    residual = models.build_residual_convnet(widths=(8, 16), blocks=1)
-    assert explain.rectified_layers(residual, SIZE) == [
-        "stem_relu", "group2_block1_1_relu", "last_relu",
-    ]  # fmt: skip
-    base = models.build_vgg16_base(64, "average", vgg16_weights)
-    classifier = models.build_vgg16_classifier(base, models.build_head((512,), 8))
+def test_the_deepest_layer_of_every_resolution():
+    residual = build_residual_convnet(widths=(8, 16), blocks=1)
+    names = ["stem_relu", "group2_block1_1_relu", "last_relu"]
+    assert explain.rectified_layers(residual, SIZE) == names
+    keras.utils.set_random_seed(0)
+    base = BACKBONES["vgg16"].build(64)
+    classifier = build_classifier(base, build_head(base.output.shape[1:], 8))
     names = [f"block{block}_conv{last}" for block, last in enumerate((2, 2, 3, 3, 3), start=1)]
     assert explain.rectified_layers(classifier, 64) == names
 
@@ -136,64 +131,24 @@ def test_strongest_channels():
 def test_overlay_colours_the_hot_place(red_corner):
     heat = np.zeros((4, 4), np.float32)
     heat[3, 0] = 1
-    mixed, plain = overlay(red_corner, heat), overlay(red_corner, np.zeros((2, 2)))
+    mixed, plain = explain.overlay(red_corner, heat), explain.overlay(red_corner, np.zeros((2, 2)))
     assert mixed.shape == red_corner.shape and mixed.dtype == np.uint8
     assert (mixed[40:, :8] != plain[40:, :8]).any() and (mixed[:12] == plain[:12]).all()
 
 
-@pytest.fixture(scope="module")
-def run_and_pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    keras.utils.set_random_seed(2)
-    model = models.build_textbook_convnet(SIZE, num_classes=3)
-    save_model(
-        model, folder / "model.keras", classes=("ant", "bee", "cow"), image_size=SIZE, temperature=1
-    )
-    rng = np.random.default_rng(0)
-    for name in ("one.png", "sub/one.png", "sub/one-2.png"):
-        (folder / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "pictures" / name)
-    return folder, folder / "pictures"
-
-
-def test_the_script_writes_pictures(run_and_pictures, tmp_path):
-    run_dir, pictures = run_and_pictures
-    command = [sys.executable, ROOT / "scripts" / "explain.py", run_dir, pictures]
-    command += ["--output", tmp_path / "out", "--layers", "pool1", "conv3", "--channels", "3"]
-    finished = subprocess.run(command, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
+def test_explanations_are_written_for_every_picture(tmp_path):
+    saved = SavedModel(tmp_path / "model.keras", redness(3), ("ant", "bee", "cow"), SIZE, 1.0)
     # Three pictures that are called one, one-2 and, in another folder, one again.
+    names = ("one.png", "sub/one.png", "sub/one-2.png")
+    pictures = {name: encode(noise_picture(seed)) for seed, name in enumerate(names)}
+    write_files(tmp_path / "pictures", pictures)
+    out = tmp_path / "out"
+    written = explain.explain_pictures(saved, [str(tmp_path / "pictures")], out, target="bee")
     kinds = ("heatmaps.jpg", "activations.png")
     names = [f"{name}-{kind}" for name in ("one", "one-2", "one-3") for kind in kinds]
-    names = ["filters.png", *names]
-    assert finished.stdout.splitlines() == [str(tmp_path / "out" / name) for name in names]
-    for name in names:
-        with Image.open(tmp_path / "out" / name) as picture:
-            assert min(picture.size) > 200
-
-
-@pytest.mark.parametrize(
-    "changed, words",
-    [
-        ({"words": []}, "Expected pictures"),
-        ({"words": ["absent.png"]}, "absent.png"),
-        ({"layer_names": ["dense"]}, "conv1.*Received: dense"),
-        ({"target": "dog"}, "ant, bee, cow.*dog"),
-        ({"num_channels": 0}, "--channels of 1 or more"),
-    ],
-)
-def test_wrong_words_write_nothing(changed, words, run_and_pictures, tmp_path):
-    run_dir, pictures = run_and_pictures
-    arguments = {"words": [str(pictures)], **changed}
-    saved = load_saved_model(run_dir)
-    with pytest.raises(InputError, match=words):
-        explain_pictures(saved, arguments.pop("words"), tmp_path / "out", **arguments)
-    assert not (tmp_path / "out").exists()
-
-
-def test_names_stay_short_enough_for_a_file_system():
-    names = ["x" * 251 + ".png", "x" * 251 + ".jpg", "\u65e5" * 80 + ".png", "a.png"]
-    found = list(explain_run._short_names(names))
-    assert len(set(found)) == 4 and found[3] == "a"
-    assert all(len(f".part-{name}-activations.png".encode()) <= 255 for name in found)
+    assert written == [out / name for name in ("filters.png", *names)]
+    assert sorted(written) == sorted(out.iterdir())
+    for path in written:
+        with Image.open(path) as picture:
+            assert min(picture.size) > 100
+            assert np.asarray(picture.convert("L")).std() > 5  # not blank
