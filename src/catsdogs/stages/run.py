@@ -339,6 +339,8 @@ def subset(rows, split):
 
 def _choose_folder(run_dir, resume):
     """The folder itself, or with the next free number if it holds a finished run."""
+    if run_dir.name in ("", ".."):  # of `.` and `..`, which a number cannot be added to
+        run_dir = run_dir.resolve()
     number, newest, free = 1, run_dir, run_dir
     while is_complete(free):
         number, newest = number + 1, free
@@ -381,7 +383,7 @@ def _write_environment(path, resumed):
     if resumed and path.exists():
         begun = read_json(path, Environment)
         changed = {name: now for name, now in environment.items() if begun.get(name) != now}
-        if changed.keys() == {"started"}:
+        if changed.keys() <= {"started"}:
             return
         environment = {**begun, "resumed": [*begun.get("resumed", []), changed]}
     write_json(path, environment)
