@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 
 run: $(READY)  ## the complete ladder at a small setting, on sketches if there are no photographs
 	@test -e data/dogs-vs-cats/manifest.json || test -e data/sketches/manifest.json || \
-		 $(BIN)/python scripts/prepare_data.py --sketches
+		 $(BIN)/python scripts/prepare_data.py --sketches --train 600 --validation 300 --test 600
 	@$(BIN)/python benchmarks/ladder.py small
 
 photos: $(READY)  ## prepare the photographs; ARCHIVE=path for a zip file you have already

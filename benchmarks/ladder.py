@@ -45,20 +45,29 @@ def _for_seeds(script, name, *flags):
     )
 
 
-# Minutes on two cores: small images and few epochs. The textbook's optimizer needs a hundred
-# epochs, so these take AdamW.
-_QUICK = (
-    "--preset", "textbook", "--image-size", "96", "--optimizer", "adamw",
-    "--learning-rate", "1e-3", "--batch-size", "32",
-)  # fmt: skip
+# Minutes on two cores: small images, few epochs. A plain convnet that overfits; a residual one with
+# augmentation; features of a pretrained base; and the base's last block fine-tuned.
 SMALL = (
     Step(
-        "train_scratch", "scratch-none",
-        (*_QUICK, "--augmentation", "none", "--dropout", "0", "--epochs", "8"),
+        "train_scratch", "scratch-textbook-none",
+        (
+            "--preset", "textbook", "--augmentation", "none", "--dropout", "0",
+            "--optimizer", "adamw", "--learning-rate", "1e-3", "--batch-size", "32",
+            "--image-size", "96", "--epochs", "10",
+        ),
     ),
-    Step("train_scratch", "scratch-basic", (*_QUICK, "--augmentation", "basic", "--epochs", "14")),
-    Step("train_feature_extract", "feature_extract", ("--image-size", "128", "--epochs", "15")),
-    Step("finetune", "finetune", ("--variant", "cached", "--epochs", "2"), "feature_extract"),
+    Step(
+        "train_scratch", "scratch-best-strong",
+        (
+            "--image-size", "96", "--crop-size", "80", "--first-crop-size", "64",
+            "--epochs", "40",
+        ),
+    ),
+    Step("train_feature_extract", "feature_extract", ("--image-size", "96", "--epochs", "15")),
+    Step(
+        "finetune", "finetune", ("--variant", "cached", "--learning-rate", "1e-4", "--epochs", "6"),
+        start="feature_extract",
+    ),
 )  # fmt: skip
 
 # Fine-tuning comes first: it makes the heads that it starts from, which are the cached feature
@@ -116,7 +125,7 @@ SWEEP = (
 )  # fmt: skip
 
 
-def climb(steps, data_dir, root, evaluate=True):
+def climb(steps, data_dir, root, *, evaluate=True, tta=False):
     """Trains every step, resuming what is there, and evaluates those that are not evaluated yet.
 
     Args:
@@ -124,6 +133,7 @@ def climb(steps, data_dir, root, evaluate=True):
         data_dir: A prepared data set.
         root: Folder for the runs.
         evaluate: Whether to open the test split, which a search for settings must not.
+        tta: Whether to evaluate with test-time augmentation too.
 
     Returns:
         The run folders, in order.
@@ -135,7 +145,7 @@ def climb(steps, data_dir, root, evaluate=True):
         places = ("--data-dir", data_dir, "--run-dir", run_dir, "--resume")
         _run(step.script, *step.flags, *start, *places)
         if evaluate and "test" not in read_json(run_dir / "metrics.json"):
-            _run("evaluate", "--tta", run_dir)
+            _run("evaluate", *["--tta"] * tta, run_dir)
     return run_dirs
 
 
@@ -186,7 +196,7 @@ def ladder():
     root = arguments.runs_dir or f"runs/{load_manifest(data_dir).dataset}{suffix}"
     evaluate = steps != "sweep"
     chosen = {"small": SMALL, "full": FULL, "sweep": SWEEP}[steps]
-    run_dirs = climb(chosen, data_dir, root, evaluate)
+    run_dirs = climb(chosen, data_dir, root, evaluate=evaluate, tta=steps == "full")
     print_runs(run_dirs, "test" if evaluate else "validation")
 
 
