@@ -415,7 +415,7 @@ def save_figure(figure, path):
         _write(figure, temporary, dpi=120)
 
 
-def render_figure(figure, dpi=100):
+def render_figure(figure, dpi=80):
     """A figure as a picture, which a notebook shows when it is a cell's last value.
 
     Args:
