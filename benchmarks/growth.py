@@ -47,7 +47,7 @@ def measure_growth(numbers):
     found = {"environment": run_alone(_describe_environment), "rows": []}
     with tempfile.TemporaryDirectory() as folder:
         pictures = pathlib.Path(folder) / "pictures"
-        # Some more than needed, since a few are near-duplicates.
+        # More than needed, since some are near-duplicates.
         write_sketches(pictures, per_class=math.ceil(1.04 * max(numbers) / 2))
         for number in numbers:
             row = {"num_images": number}

@@ -129,7 +129,7 @@ def short_table(rows):
 
 
 def replace_table(text, table):
-    """The text with what lies between its two marker lines replaced."""
+    """The text with everything between its two marker lines replaced."""
     before, rest = text.split(_BEGIN)
     _, after = rest.split(_END)
     return f"{before}{_BEGIN}\n{table}\n{_END}{after}"

@@ -279,7 +279,7 @@ def predict():
 
     Examples:
         python scripts/predict.py runs/dogs-vs-cats/finetune-best-augmented-seed0 photo.jpg
-        python scripts/predict.py model.keras my_pictures/ --format csv > answers.csv
+        python scripts/predict.py model.keras my_pictures/ --format csv > predictions.csv
         find . -name '*.jpg' | python scripts/predict.py RUN - --format json
 
     Files that cannot be read are named on standard error and skipped; the exit code is then 1.
@@ -393,7 +393,7 @@ class DemoArguments:
 
 @command
 def demo():
-    """Serves a local web page: drop a photo, see the answer and where the model looked.
+    """Serves a local web page: drop a photo, see the prediction and where the model looked.
 
     Examples:
         python scripts/demo.py
@@ -447,7 +447,7 @@ def parse_training(presets, description):
     words = [word for argument in sys.argv[1:] for word in argument.split("=", 1)]
     chosen = [name for flag, name in itertools.pairwise(words) if flag == "--preset"]
     preset = presets.get(chosen[-1] if chosen else "best", presets["best"])
-    # The default's class decides which flags there are, so the class is made for this stage.
+    # The flags are those of the default's class, so the class is made for this stage.
     arguments_class = dataclasses.make_dataclass(
         "Arguments",
         [
@@ -531,5 +531,5 @@ def _reason(stop, complaint):
 
 
 def _complain(message, code):
-    print(printable(message), file=sys.stderr)  # whatever a file name holds
+    print(printable(message), file=sys.stderr)  # whatever is in a file name
     return code

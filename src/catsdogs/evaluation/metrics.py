@@ -148,7 +148,7 @@ def accuracy_by_slices(measured, correct, num_slices=4):
     slices = {name: [] for name in measured}
     for name, values in measured.items():
         edges = np.unique(np.quantile(values, np.linspace(0, 1, num_slices + 1)))
-        # A value on an edge belongs to the part that begins there, the greatest to the last part.
+        # A value on an edge belongs to the part that starts there, the greatest to the last part.
         parts = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
         for part in np.unique(parts):
             inside, hits = values[parts == part], correct[parts == part]

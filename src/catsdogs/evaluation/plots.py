@@ -78,7 +78,7 @@ _RING = {
 
 
 def smooth(values, factor=_TEXTBOOK_SMOOTHING):
-    """Exponential moving average, as a list of floats that begins with the first value.
+    """Exponential moving average, as a list of floats that starts with the first value.
 
     Args:
         values: float (num_epochs,).
@@ -150,7 +150,7 @@ def plot_history(histories, smoothing=None):
 
 
 def _loss_limit(histories):
-    """An upper end for the loss that one wild epoch does not decide."""
+    """An upper limit for the loss, insensitive to a single outlying epoch."""
     losses = np.concatenate([np.append(h["loss"], h["val_loss"]) for h in histories])
     losses = losses[np.isfinite(losses)]
     return 1.05 * min(losses.max(), 2 * np.quantile(losses, 0.95)) if losses.size else 1.0
@@ -166,7 +166,7 @@ def _plot_run(axes, history, quantity, limit, best, colour, smoothing):
     for key, style in ((quantity, _TRAINING), (f"val_{quantity}", _VALIDATION)):
         if smoothing:
             axes.plot(epochs, history[key], color=colour, linewidth=1, alpha=0.22)
-        # Clipped, or one wild epoch would bend the average for the next twenty.
+        # Clipped, or one outlying epoch would distort the average of the next twenty.
         values = smooth(np.minimum(history[key], limit), smoothing)
         axes.plot(epochs, values, color=colour, marker=dot, **style)
     value = history[f"val_{quantity}"][best]
@@ -226,7 +226,7 @@ def plot_confusion_matrix(matrix, class_names):
 
 @matplotlib.rc_context(STYLE)
 def plot_roc(curves):
-    """ROC curves; the corner that tells good models apart is enlarged if one comes near it.
+    """ROC curves; the corner where good models differ is enlarged if one comes near it.
 
     Args:
         curves: `{name: (false_positive_rate, true_positive_rate, area under the curve)}`, the
@@ -254,7 +254,7 @@ def plot_roc(curves):
         panel.yaxis.set_major_formatter(_PERCENT)
     axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal")
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
-    # Given with their lines, since Matplotlib leaves labels that begin with _ out of a legend.
+    # Given with their lines, since Matplotlib leaves labels that start with _ out of a legend.
     labels = [f"{name}: AUC {area:.4f}" for name, (_, _, area) in curves.items()]
     figure.legend(lines, labels, loc="outside lower center")
     return figure
@@ -380,7 +380,7 @@ def plot_arrays(arrays, titles, outlines=None):
 
 
 def _draw_array(axes, array, has_numbers):
-    # A few extreme cells of a large array must not leave the others pale.
+    # Extreme cells of a large array must not leave the others pale.
     largest = np.quantile(np.abs(array), 1 if has_numbers else 0.99) or 1
     if array.dtype == np.uint8:
         axes.imshow(array, cmap="gray", vmin=0, vmax=255)

@@ -127,7 +127,7 @@ def write_comparison(metrics, comparisons):
         comparisons: From `compare_runs`.
 
     Returns:
-        Its `Path`: `comparison.html` in the innermost folder that holds all these runs.
+        Its `Path`: `comparison.html` in the innermost folder that contains all these runs.
     """
     path = pathlib.Path(os.path.commonpath(map(os.path.abspath, metrics))) / "comparison.html"
     runs = [
@@ -173,7 +173,7 @@ def _thumbnail(image):
 
 
 def _start_of_scale(found):
-    """Where a scale of accuracies begins that all intervals fit on, in steps of 5 %."""
+    """The lower end, a multiple of 5 %, of a scale of accuracies that all intervals fit on."""
     return math.floor(20 * min(one["accuracy_interval95"][0] for one in found)) / 20
 
 

@@ -66,7 +66,7 @@ def summarize_seeds(values, num_images):
 def mcnemar_test(right_first, right_second):
     """Tests whether two models that saw the same images differ by more than chance.
 
-    Only images that one model classifies correctly and the other does not tell them apart. If the
+    What counts are the images that one model classifies correctly and the other does not. If the
     models are equally good, each of those falls to either side with probability one half: the
     exact binomial form of McNemar's test.
 

@@ -61,7 +61,7 @@ def find_choices(paths=(), root="runs"):
         paths: Run folders and `.keras` files, in the order to offer them.
         root: If there are no paths, all finished runs in this folder are offered: those on
             photographs before those on sketches, smoke runs last, and then by the lower bound of
-            the validation accuracy, because a high accuracy on few pictures means little.
+            the validation accuracy, because a high accuracy on a small set means little.
 
     Returns:
         A list of `Choice`, at least one.
@@ -95,7 +95,7 @@ def _rank(choice):
 
 
 def copy_examples(choice, folder):
-    """Copies a few validation pictures of a run, of every class in turn, to a new folder.
+    """Copies some validation pictures of a run, of every class in turn, to a new folder.
 
     The page's server serves no file from where the data set is.
 
@@ -123,7 +123,7 @@ def answer(saved, file):
         file: Path of the picture.
 
     Returns:
-        A pair: the `Prediction`, and the picture with the Grad-CAM laid over it, uint8
+        A pair: the `Prediction`, and the picture overlaid with its Grad-CAM, uint8
         (height, width, 3), the longer side 720 pixels at most.
 
     Raises:
@@ -187,7 +187,7 @@ def build_demo(choices, folder, threshold=0.8):
 
     with gr.Blocks(title="What is in the photo?", analytics_enabled=False) as blocks:
         gr.Markdown(
-            "# What is in the photo?\nDrop one, and a trained model answers. "
+            "# What is in the photo?\nDrop one to see what a trained model predicts. "
             "The photo stays on the computer that runs this page.",
             elem_id="heading",
         )
@@ -209,7 +209,7 @@ def build_demo(choices, folder, threshold=0.8):
                     visible=False,
                     height=_IMAGE_HEIGHT,
                     buttons=["fullscreen"],
-                    alt_text="The photo, coloured where it spoke for the answer",
+                    alt_text="The photo, coloured where the evidence for the prediction is",
                 )
             with gr.Column(elem_id="more"):
                 examples = gr.Dataset(

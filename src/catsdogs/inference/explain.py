@@ -214,7 +214,7 @@ def grad_cam(model, images, target=None):
 def occlusion_sensitivity(model, image, target=None, *, positions=14, patch=0.2):
     """How much the evidence for a class falls when a part of the image is hidden.
 
-    A square of the image's mean colour is laid over one position after the other.
+    A square of the image's mean colour covers one position after the other.
 
     Args:
         model: A classifier.
@@ -372,7 +372,7 @@ def plot_heatmaps(image, gradients, falls, title):
         image: uint8 (height, width, 3).
         gradients: float32 in [0, 1], from `grad_cam`.
         falls: float32, in nats, from `occlusion_sensitivity`.
-        title: The prediction, a few words.
+        title: The prediction, in short.
 
     Returns:
         `matplotlib.figure.Figure`.

@@ -52,7 +52,7 @@ def export_model(saved, form, folder, pictures):
         float32; and that from the model in its own precision, which has no limit.
 
     Raises:
-        InputError: If a package is missing, there are no pictures, `folder` holds something else,
+        InputError: If a package is missing, there are no pictures, `folder` has other content,
             or the predictions differ by more than 0.001 from Keras's in float32; then nothing is
             written.
     """
@@ -136,7 +136,7 @@ def load_exported(form, folder):
 
 
 def _may_replace(folder):
-    """Whether a folder is new, empty, or holds nothing but an earlier export."""
+    """Whether a folder is new, empty, or contains nothing but an earlier export."""
     if not folder.is_dir():
         return not folder.exists()
     found = {path.name for path in folder.iterdir()}

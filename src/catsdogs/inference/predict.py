@@ -59,8 +59,8 @@ def list_pictures(paths):
             file a line from standard input.
 
     Yields:
-        Paths, `str`. A path where nothing lies is yielded as it is, so that it is reported like any
-        other file that cannot be read.
+        Paths, `str`. A path that does not exist is yielded as it is, so that it is reported like
+        any other file that cannot be read.
     """
     for path in paths:
         if path == "-":
