@@ -34,6 +34,9 @@ LABELS = (np.arange(8) % 2).astype(np.float32)[:, None]
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setitem(BACKBONES, "tiny", TINY)
+    # Of some random heads on features that are not normalised all sigmoids are 0 or 1, and nothing
+    # is trained.
+    keras.utils.set_random_seed(0)
 
 
 def build_frozen(backbone="tiny", pooling="average", normalize=True, num_classes=2):
@@ -43,6 +46,7 @@ def build_frozen(backbone="tiny", pooling="average", normalize=True, num_classes
     return build_classifier(base, head)
 
 
+slow_vgg16 = pytest.param("vgg16", marks=pytest.mark.slow)
 CLASSIFIERS = {
     "textbook": lambda num_classes: build_textbook_convnet(48, num_classes=num_classes),
     "residual": lambda num_classes: build_residual_convnet(0.3, num_classes, (8, 16), 1),
@@ -71,7 +75,7 @@ def test_exact_parameter_counts(vgg16_weights):
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", ["textbook", "residual", "tiny", slow_vgg16])
 def test_contract_of_every_classifier(name, policy, tmp_path, vgg16_weights):
     keras.config.set_dtype_policy(policy)
     for num_classes, shape in ((2, (8, 1)), (3, (8, 3))):
@@ -86,14 +90,15 @@ def test_contract_of_every_classifier(name, policy, tmp_path, vgg16_weights):
             np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
         # An image's probability does not depend on the others: no dropout, no batch statistics.
         alone = model.predict(images[2:5], verbose=0)
-        np.testing.assert_allclose(alone, probabilities[2:5], atol=0.01)
+        tolerance = 1e-3 if policy == "float32" else 0.1
+        np.testing.assert_allclose(alone, probabilities[2:5], atol=tolerance)
 
         model.save(tmp_path / "model.keras")
         reloaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
         np.testing.assert_array_equal(reloaded.predict(images, verbose=0), probabilities)
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", ["textbook", "residual", "tiny", slow_vgg16])
 def test_logits_and_temperature(name, vgg16_weights):
     model = CLASSIFIERS[name](2)
     side = model.input.shape[1] or SIZE
@@ -101,9 +106,10 @@ def test_logits_and_temperature(name, vgg16_weights):
     logits = keras.Model(model.input, build_logits(model))
     before = logits.predict(images, verbose=0)
     probabilities = model.predict(images, verbose=0)
-    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-before)), rtol=1e-4)
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-before)), atol=1e-4)
     divide_logits(model, 2.5)
-    np.testing.assert_allclose(logits.predict(images, verbose=0), before / 2.5, rtol=1e-4)
+    found, tolerance = logits.predict(images, verbose=0), 1e-4 * np.abs(before).max()
+    np.testing.assert_allclose(found, before / 2.5, atol=tolerance)
 
 
 def test_a_copy_in_float32_computes_in_float32():
@@ -122,7 +128,9 @@ def test_the_residual_net_takes_any_size():
         assert model(np.zeros((1, height, width, 3), np.float32)).shape == (1, 1)
 
 
-@pytest.mark.parametrize("backbone, num_frozen", [("vgg16", 20), ("tiny", 6)])
+@pytest.mark.parametrize(
+    ("backbone", "num_frozen"), [pytest.param("vgg16", 20, marks=pytest.mark.slow), ("tiny", 6)]
+)
 def test_what_each_stage_trains(backbone, num_frozen, vgg16_weights, tmp_path):
     model = build_frozen(backbone, "none", normalize=False)
     num_base = len(model.weights) - 4
@@ -140,7 +148,7 @@ def test_what_each_stage_trains(backbone, num_frozen, vgg16_weights, tmp_path):
     check_frozen_layers(model, backbone, tmp_path)
 
 
-@pytest.mark.parametrize("backbone", ["vgg16", "tiny"])
+@pytest.mark.parametrize("backbone", [slow_vgg16, "tiny"])
 def test_training_the_suffix_trains_the_classifier(backbone, vgg16_weights):
     model = build_frozen(backbone)
     unfreeze_after(model, BACKBONES[backbone].cut)
@@ -156,7 +164,7 @@ def test_training_the_suffix_trains_the_classifier(backbone, vgg16_weights):
     np.testing.assert_allclose(suffix.predict(middle, verbose=0), after, atol=1e-5)
 
 
-@pytest.mark.parametrize("backbone, layer", [("vgg16", "block2_conv1"), ("tiny", "norm")])
+@pytest.mark.parametrize(("backbone", "layer"), [("vgg16", "block2_conv1"), ("tiny", "norm")])
 def test_changed_frozen_layers_are_refused(backbone, layer, vgg16_weights):
     model = build_frozen(backbone)
     first, *others = model.get_layer(layer).get_weights()
