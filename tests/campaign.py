@@ -103,7 +103,7 @@ def pytest_configure(config):
     config.stash[_KEY] = Campaign(bool(path), seed)
     hypothesis.settings.register_profile(
         "campaign",
-        max_examples=1000 if path else 20,
+        max_examples=500 if path else 20,
         derandomize=not path,
         deadline=None,
         database=None,

@@ -54,7 +54,7 @@ def copy(fresh, name):
     "command",
     [
         pytest.param(PREPARE, id="prepare"),
-        pytest.param(SKETCHES, id="sketches"),
+        pytest.param(SKETCHES, id="sketches", marks=slow),
         pytest.param(SCRATCH, id="scratch", marks=slow),
         pytest.param(EXTRACT, id="extraction", marks=slow),
         pytest.param(HEAD, id="head", marks=slow),

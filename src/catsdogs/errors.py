@@ -38,7 +38,7 @@ def user_message(error):
 def describe_invalid(error):
     """The first problem that pydantic found, as `("image_size", "should be ..., received 7")`."""
     first = error.errors(include_url=False)[0]
-    name = ".".join(map(str, first["loc"])) or "the content"
+    name = shorten(".".join(map(str, first["loc"]))) or "the content"
     problem = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if first["type"] == "missing":
         return name, "is missing"
