@@ -232,8 +232,6 @@ class PlotArguments:
     smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Weight of the past in the exponential moving average, from 0 to below 1; by default 0.8, and
     less for runs so short that the average would lag behind."""
-    show: bool = False
-    """Also open the picture in a window."""
 
 
 @command
@@ -243,7 +241,7 @@ def plot_history():
     Examples:
         python scripts/plot_history.py runs/dogs-vs-cats/scratch-textbook-basic-seed0
         python scripts/plot_history.py runs/dogs-vs-cats/scratch-* --output scratch.png
-        python scripts/plot_history.py runs/dogs-vs-cats/scratch-* --smoothing 0.9 --show
+        python scripts/plot_history.py runs/dogs-vs-cats/scratch-* --smoothing 0.9
     """
     arguments = parse(PlotArguments, plot_history.__doc__)
     from catsdogs.evaluation import plots
@@ -255,8 +253,6 @@ def plot_history():
     figure = plots.plot_history(histories, arguments.smoothing)
     plots.save_figure(figure, arguments.output)
     print(arguments.output)
-    if arguments.show:
-        plots.show_figure(figure)
 
 
 @pydantic.dataclasses.dataclass(frozen=True)

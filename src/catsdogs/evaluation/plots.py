@@ -1,8 +1,7 @@
 """Figures from plain dictionaries and arrays; knows nothing of models.
 
-Every `plot_` function returns a `matplotlib.figure.Figure` that belongs to no window, so that
-machines without a display draw the same figures. `save_figure` writes one to a file,
-`render_figure` shows it in a notebook, `show_figure` in a window.
+Every `plot_` function returns a `matplotlib.figure.Figure` that belongs to no window and needs no
+display. `save_figure` writes one to a file, `render_figure` shows it in a notebook.
 """
 
 import io
@@ -24,7 +23,7 @@ from catsdogs.files import atomic_path
 __all__ = [
     "COLOURS", "GREY", "INK", "PALE", "STYLE", "line_colours", "plot_arrays",
     "plot_confusion_matrix", "plot_history", "plot_image_grid", "plot_reliability", "plot_roc",
-    "render_figure", "save_figure", "show_figure", "smooth",
+    "render_figure", "save_figure", "smooth",
 ]  # fmt: skip
 
 # Okabe and Ito's palette, distinct with every kind of colour blindness; without its yellow, which
@@ -395,7 +394,7 @@ def _draw_array(axes, array, has_numbers):
             axes.text(column, row, f"{value:.3g}", color=colour, ha="center", va="center")
 
 
-# ---- Files, notebooks and windows ----
+# ---- Files and notebooks ----
 
 
 def save_figure(figure, path):
@@ -431,20 +430,6 @@ def render_figure(figure, dpi=80):
     for form, stream in encoded.items():
         _write(figure, stream, dpi=dpi, format=form)
     return Image(min((stream.getvalue() for stream in encoded.values()), key=len))
-
-
-def show_figure(figure):
-    """Opens a figure in a window and waits until it is closed.
-
-    Raises:
-        InputError: If there is no display.
-    """
-    import matplotlib.pyplot as plt  # only here, because it looks for a display
-
-    if plt.get_backend().lower() == "agg":  # what Matplotlib falls back to
-        raise InputError("Expected a display to show the figure on. Open the saved file instead.")
-    plt.figure(figure)
-    plt.show()
 
 
 def _write(figure, file, **options):
