@@ -116,7 +116,7 @@ def pytest_collection_modifyitems(config, items):
     if config.getoption("--torture"):
         items[:] = [item for item in items if "campaign" in item.fixturenames]
         # The longest first, so that two processes end at about the same time.
-        items.sort(key=lambda item: item.path.name != "test_faults.py")
+        items.sort(key=lambda item: item.path.name != "test_interruptions.py")
 
 
 def pytest_runtest_teardown(item):

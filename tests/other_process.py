@@ -6,9 +6,8 @@ import pathlib
 import subprocess
 import sys
 import threading
-import time
 
-from catsdogs.files import atomic_folder, lock
+from catsdogs.files import lock
 
 __all__ = ["holding", "release_soon"]
 
@@ -25,7 +24,7 @@ def holding(folder, create=None, source=None):
     Yields:
         The process.
     """
-    command = [sys.executable, __file__, "hold", folder, *filter(None, [create, source])]
+    command = [sys.executable, __file__, folder, *filter(None, [create, source])]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -54,21 +53,5 @@ def _hold(folder, create=None, source=None):
             pathlib.Path(create).touch()
 
 
-def _count(folder, number):
-    """Counts in a file that only the process that has the lock may touch."""
-    file, locked = pathlib.Path(folder) / "number", pathlib.Path(folder) / "locked"
-    for turn in range(int(number)):
-        with lock(locked, wait=True):
-            value = int(file.read_text()) if file.exists() else 0
-            time.sleep(0.0005)
-            file.write_text(str(value + 1))
-            if turn % 2:
-                with atomic_folder(locked) as new:
-                    (new / "file").touch()
-            elif locked.exists():
-                (locked / "file").unlink(missing_ok=True)
-                locked.rmdir()
-
-
 if __name__ == "__main__":
-    {"hold": _hold, "count": _count}[sys.argv[1]](*sys.argv[2:])
+    _hold(*sys.argv[1:])

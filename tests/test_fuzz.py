@@ -17,7 +17,6 @@ import zipfile
 import h5py
 import keras
 import numpy as np
-import onnx
 import pytest
 from conftest import METRICS
 from hostile_files import edit_model, raw_zip
@@ -28,14 +27,13 @@ from pictures import contents, encode, noise_picture
 from PIL import Image
 
 from catsdogs import cli
-from catsdogs.config import SCRATCH, ScratchConfig
+from catsdogs.config import SCRATCH, ScratchConfig, changed_settings
 from catsdogs.data.decode import FORMATS
 from catsdogs.data.images import decode_image
 from catsdogs.data.manifest import load_manifest
 from catsdogs.data.sources import open_source
 from catsdogs.data.splits import prepare
 from catsdogs.errors import InputError
-from catsdogs.files import write_json
 from catsdogs.models import weights as weights_module
 from catsdogs.models.model_file import load_saved_model, save_model
 from catsdogs.models.weights import digest_tensors, load_vgg16_weights
@@ -119,9 +117,12 @@ def _replace(content, path, value):
 
 
 def changed(content):
-    """A strategy of JSON content in which one value is another."""
+    """A strategy of `bytes`: JSON in which one value is another, or damaged JSON."""
     paths = st.sampled_from(list(_paths(content)))
-    return st.builds(functools.partial(_replace, content), paths, VALUES)
+    other = st.builds(functools.partial(_replace, content), paths, VALUES)
+    return other.map(lambda found: json.dumps(found).encode()) | damaged(
+        json.dumps(content).encode()
+    )
 
 
 # Archives
@@ -235,183 +236,125 @@ def test_damaged_pictures(campaign, content):
 
 # JSON
 
-CONFIG = {"stage": "scratch", "data_dir": "data/x", "smoke": False}
-RUN = {"metrics": {**METRICS, "test": METRICS["validation"]}, "config": CONFIG}
 ENTRY = {
     "name": "train/cat/1.png", "sha256": "0" * 64, "width": 40, "height": 40,
     "class": "cat", "split": "train",
 }  # fmt: skip
-MANIFEST = {
-    "format": 1, "dataset": "pets", "kind": "photographs", "classes": ["cat", "dog"],
-    "source": "0" * 64, "files": [ENTRY], "look_alikes": [["train/cat/1.png"]],
-    "dropped": [{"name": "cat/2.png", "reason": "tiny"}],
+JSON = {
+    "manifest.json": {
+        "format": 1, "dataset": "pets", "kind": "photographs", "classes": ["cat", "dog"],
+        "source": "0" * 64, "files": [ENTRY], "look_alikes": [["train/cat/1.png"]],
+        "dropped": [{"name": "cat/2.png", "reason": "tiny"}],
+    },
+    "config.json": {"stage": "scratch", "data_dir": "data/x", "smoke": False},
+    "metrics.json": {**METRICS, "test": METRICS["validation"]},
 }  # fmt: skip
 
 
-def check_manifest(place):
-    manifest = accepted(load_manifest, place)
-    if manifest:
-        given = json.loads((place / "manifest.json").read_bytes())
-        assert [file["name"] for file in given["files"]] == [file.name for file in manifest.files]
-        for file in manifest.files:
-            path = (place / file.name).resolve()
-            assert path.parents[1] == place / file.split and path.parents[0].name == file.label
-        assert list(manifest.classes) == given["classes"] and len({*manifest.classes}) > 1
-        assert sum(manifest.sizes.values()) == len(given["files"])
-    return manifest
-
-
-def check_run(place):
-    found = accepted(load_run, place)
-    if found:
-        config, metrics = found
-        assert config.keys() == json.loads((place / "config.json").read_bytes()).keys()
-        assert metrics.keys() == json.loads((place / "metrics.json").read_bytes()).keys()
-        assert len(metrics["classes"]) > 1 and all(isinstance(n, str) for n in metrics["classes"])
-        for split in metrics.keys() & {"validation", "test"}:
-            low, high = metrics[split]["accuracy_interval95"]
-            assert 0 <= metrics[split]["accuracy"] <= 1 and low >= 0 and high <= 1
-            assert 0 <= metrics[split]["loss"] < float("inf")
-    return found
-
-
-@settings(max_examples=2 * FEW)
-@given(changed(MANIFEST))
-def test_changed_manifests(campaign, place, manifest):
-    with campaign.fault("random JSON: as it is or one line"):
-        write_json(place / "manifest.json", manifest)
-        assert check_manifest(place) or manifest != MANIFEST
-
-
-@settings(max_examples=2 * FEW)
-@given(changed(RUN))
-def test_changed_runs(campaign, place, content):
-    with campaign.fault("random JSON: as it is or one line"):
-        for name in RUN:
-            part = content.get(name) if isinstance(content, dict) else content
-            write_json(place / f"{name}.json", part)
-        assert check_run(place) or content != RUN
-
-
-@settings(max_examples=FEW)
-@given(*(damaged(json.dumps(content).encode()) for content in (MANIFEST, METRICS, CONFIG)))
-def test_damaged_json(campaign, place, manifest, metrics, config):
-    (place / "manifest.json").write_bytes(manifest)
-    (place / "metrics.json").write_bytes(metrics)
-    (place / "config.json").write_bytes(config)
-    with campaign.fault("random JSON: as it is or one line"):
-        check_manifest(place)
-        check_run(place)
+@settings(max_examples=4 * FEW)
+@given(st.sampled_from([*JSON]).flatmap(lambda name: st.tuples(st.just(name), changed(JSON[name]))))
+def test_json(campaign, place, change):
+    name, content = change
+    for other, original in JSON.items():
+        (place / other).write_text(json.dumps(original))
+    (place / name).write_bytes(content)
+    with campaign.fault("random JSON: what it says or one line"):
+        manifest, run = accepted(load_manifest, place), accepted(load_run, place)
+        assert manifest if name != "manifest.json" else run  # the other one is as it was
+        if manifest:
+            given = json.loads((place / "manifest.json").read_bytes())
+            names = [file["name"] for file in given["files"]]
+            assert names == [file.name for file in manifest.files]
+            assert list(manifest.classes) == given["classes"] and len({*manifest.classes}) > 1
+            for file in manifest.files:  # nothing else is opened
+                path = (place / file.name).resolve()
+                assert path.parents[1] == place / file.split and path.parent.name == file.label
+        if run:
+            config, metrics = run
+            assert config.keys() == json.loads((place / "config.json").read_bytes()).keys()
+            assert all(isinstance(label, str) for label in metrics["classes"])
+            for split in metrics.keys() & {"validation", "test"}:
+                low, high = metrics[split]["accuracy_interval95"]
+                assert max(low, high, metrics[split]["accuracy"]) <= 1 and low >= 0
+                assert 0 <= metrics[split]["loss"] < float("inf")
 
 
 # Models and weights
 
 CARD = {"classes": ("cat", "dog"), "image_size": 32, "temperature": 1.5}
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.float32)
+PARTS = {"config.json": "config", "catsdogs.json": "card", "model.weights.h5": "weights"}
 
 
 @pytest.fixture(scope="module")
-def model(place):
-    """The bytes of a small honest model, and what it predicts."""
+def honest(place):
+    """A file with a small model."""
     inputs = keras.Input((32, 32, 3), name="image")
     x = layers.Rescaling(1 / 255)(inputs)
     x = layers.Conv2D(2, 3, activation="relu")(x)
     x = layers.GlobalAveragePooling2D()(x)
     outputs = layers.Activation("sigmoid")(layers.Dense(1, name="logit")(x))
     save_model(keras.Model(inputs, outputs), place / "honest.keras", **CARD)
-    content = (place / "honest.keras").read_bytes()
-    return content, predict(load_saved_model(place / "honest.keras"))
+    return place / "honest.keras"
 
 
 def predict(saved):
-    # Not `predict`: its generated modules would change what Hypothesis draws.
+    # Not with `predict`: its generated modules would change what Hypothesis draws.
     return np.asarray(saved.model(IMAGES, training=False))
 
 
-def check_model(path):
-    saved = accepted(load_saved_model, path)
-    if saved:
-        assert predict(saved).shape == (2, 1) and predict(saved).dtype == np.float32
+@settings(max_examples=2 * FEW)
+@given(data=st.data(), part=st.sampled_from([None, *PARTS]))
+def test_models(campaign, place, honest, data, part):
+    """The archive is damaged, or a member of an archive that is right."""
+    path, content = place / "other.keras", honest.read_bytes()
+    if part is None:
+        path.write_bytes(data.draw(damaged(content)))
+    else:
+        with zipfile.ZipFile(honest) as archive:
+            member = archive.read(part)
+        strategy = damaged(member) if part.endswith(".h5") else changed(json.loads(member))
+        member = data.draw(strategy)
+        edit_model(content, path, **{PARTS[part]: lambda _: member})
+    with campaign.fault("random models: what was saved or one line"):
+        saved = accepted(load_saved_model, path)
+        if saved is None:
+            return
+        assert predict(saved).shape == (2, 1)
         assert all(name.isprintable() and "/" not in name for name in saved.classes)
         # All code in it is Keras's.
         assert all(type(one).__module__.startswith("keras.src.") for one in saved.model.layers)
-    return saved
+        if part is None:
+            np.testing.assert_array_equal(predict(saved), predict(load_saved_model(honest)))
+        if part == "catsdogs.json":
+            assert list(saved.classes) == json.loads(member)["classes"]
+
+
+def small_weights():
+    """Tensors of VGG16's layers, but small, and a file of them."""
+    rng, buffer = np.random.default_rng(0), io.BytesIO()
+    names = [f"block{b}_conv{n}" for b in range(1, 6) for n in range(1, 3 + (b > 2))]
+    tensors = {name: [rng.normal(size=(1, 1, 2, 2)), rng.normal(size=2)] for name in names}
+    with h5py.File(buffer, "w") as file:
+        for name, (kernel, bias) in tensors.items():
+            file[f"{name}/kernel"], file[f"{name}/bias"] = kernel, bias
+    return tensors, buffer.getvalue()
 
 
 @settings(max_examples=FEW)
-@given(data=st.data())
-def test_damaged_models(campaign, place, model, data):
-    """What is not noticed has changed nothing."""
-    content, expected = model
-    (place / "damaged.keras").write_bytes(data.draw(damaged(content)))
-    with campaign.fault("random models: what was saved or one line"):
-        saved = check_model(place / "damaged.keras")
-        if saved:
-            np.testing.assert_array_equal(predict(saved), expected)
-            assert saved.card == load_saved_model(place / "honest.keras").card
-
-
-@settings(max_examples=FEW)
-@given(data=st.data(), part=st.sampled_from(["config.json", "catsdogs.json", "model.weights.h5"]))
-def test_changed_models(campaign, place, model, data, part):
-    """The archive is right, a member of it is not."""
-    with zipfile.ZipFile(io.BytesIO(model[0])) as archive:
-        member = archive.read(part)
-    if part == "model.weights.h5":
-        content = data.draw(damaged(member))
-    else:
-        content = data.draw(changed(json.loads(member)))
-    change = {"config.json": "config", "catsdogs.json": "card", "model.weights.h5": "weights"}
-    path = edit_model(model[0], place / "changed.keras", **{change[part]: lambda _: content})
-    with campaign.fault("random models: what was saved or one line"):
-        saved = check_model(path)
-        if saved and part == "catsdogs.json":
-            assert list(saved.classes) == content["classes"]
-            assert saved.image_size == content["image_size"]
-
-
-def small_weights(suffix):
-    """Tensors of VGG16's layers, of another size, and a file of them."""
-    rng = np.random.default_rng(0)
-    sizes = zip(range(1, 6), (2, 2, 3, 3, 3), strict=True)
-    names = [f"block{block}_conv{n}" for block, number in sizes for n in range(1, number + 1)]
-    tensors = {
-        name: [rng.normal(size=(1, 1, 2, 2)).astype("<f4"), rng.normal(size=2).astype("<f4")]
-        for name in names
-    }
-    buffer = io.BytesIO()
-    if suffix == ".h5":
-        with h5py.File(buffer, "w") as file:
-            for name, (kernel, bias) in tensors.items():
-                file[f"{name}/kernel"], file[f"{name}/bias"] = kernel, bias
-        return tensors, buffer.getvalue()
-    graph = onnx.GraphProto(name="weights")
-    for name, (kernel, bias) in tensors.items():
-        for kind, array in (("k", kernel.transpose(3, 2, 0, 1)), ("b", bias)):
-            graph.initializer.append(onnx.numpy_helper.from_array(array, f"{name}-{kind}"))
-        inputs = ["image", f"{name}-k", f"{name}-b"]
-        graph.node.append(onnx.helper.make_node("Conv", inputs, [name]))
-    return tensors, onnx.helper.make_model(graph).SerializeToString()
-
-
-@pytest.mark.parametrize("suffix", [".h5", ".onnx"])
-@settings(max_examples=FEW)
-@given(data=st.data())
-def test_damaged_weights(campaign, place, suffix, data):
-    tensors, content = small_weights(suffix)
-    path = place / f"weights{suffix}"
-    path.write_bytes(data.draw(damaged(content)))
+@given(damaged(small_weights()[1]))
+def test_damaged_weights(campaign, place, content):
+    tensors, undamaged = small_weights()
     digest = digest_tensors(tensor for pair in tensors.values() for tensor in pair)
     fault = campaign.fault("random weights: the right tensors or one line")
     with pytest.MonkeyPatch.context() as patch, fault:
         patch.setattr(weights_module, "VGG16_DIGEST", digest)
-        found = accepted(load_vgg16_weights, path)
-        if found:
-            assert found.keys() == tensors.keys()
-            for name, pair in tensors.items():
-                assert all(map(np.array_equal, found[name], pair))
-        path.write_bytes(content)  # the undamaged file is accepted
-        assert load_vgg16_weights(path)
+        for data in (undamaged, content):
+            (place / "weights.h5").write_bytes(data)
+            found = accepted(load_vgg16_weights, place / "weights.h5")
+            assert found or data is content
+            for name, pair in (found or {}).items():
+                assert all(map(np.array_equal, pair, tensors[name])) and len(found) == 13
 
 
 # Command lines
@@ -420,11 +363,7 @@ GOOD = [
     ["--epochs", "3"], ["--learning-rate=1e-2"], ["--augmentation", "none"], ["--resume"],
     ["--preset", "textbook"], ["--run-dir", "a \x1b b"], ["--seed", "7"], ["--mixup", ".5"],
 ]  # fmt: skip
-FLAGS = [
-    f"--{field.name.replace('_', '-')}"
-    for one in (ScratchConfig, cli.PredictArguments, cli.ExplainArguments)
-    for field in dataclasses.fields(one)
-]
+FLAGS = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(ScratchConfig)]
 # Whatever bytes an argument may hold: any but zero.
 TEXT = st.text(st.characters(min_codepoint=1, exclude_categories=["Cs"]), max_size=8)
 WORDS = (
@@ -435,56 +374,33 @@ WORDS = (
 )  # fmt: skip
 
 
-def run_command(command, words):
-    """Exit code of a command, and the lines on standard error."""
-    said = io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), "utf-8", "replace")),
-        contextlib.redirect_stderr(said),
-        pytest.raises(SystemExit) as stop,
-    ):
-        patch.setattr(sys, "argv", ["script.py", *words])
-        command()
-    return stop.value.code, said.getvalue().splitlines()
-
-
 @settings(max_examples=FEW)
 @given(st.lists(st.sampled_from(GOOD), max_size=3), st.lists(WORDS, max_size=3))
-def test_random_flags(campaign, good, others):
-    words, trained = [*(word for flag in good for word in flag), *others], []
+def test_command_lines(campaign, good, others):
+    words, trained, said = [*(word for flag in good for word in flag), *others], [], io.StringIO()
 
     def train(config, **paths):
         trained.append(config)
         raise InputError("the end")
 
-    fault = campaign.fault("random command lines: what was meant or one line")
-    with pytest.MonkeyPatch.context() as patch, fault:
+    with (
+        campaign.fault("random command lines: what was meant or one line"),
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), "utf-8")),
+        contextlib.redirect_stderr(said),
+    ):
         patch.setattr(scratch, "train_scratch", train)
-        code, lines = run_command(cli.train_scratch, words)
+        patch.setattr(sys, "argv", ["script.py", *words])
+        with pytest.raises(SystemExit) as stop:
+            cli.train_scratch()
         assert trained or others  # good flags are accepted
-        if code == 0:
-            assert {"--help", "-h"} & set(others) and not lines
+        if stop.value.code == 0:
+            assert {"--help", "-h"} & set(others) and not said.getvalue()
             return
-        (line,) = lines
-        assert code == 2 and line.startswith("train_scratch: ") and line.isprintable()
-        if trained:
-            (config,) = trained
+        (line,) = said.getvalue().splitlines()
+        assert stop.value.code == 2 and line.isprintable()
+        for config in trained:
             assert ScratchConfig(**dataclasses.asdict(config)) == config  # all within its range
-            default, values = SCRATCH[config.preset], " ".join(words)
-            for name, value in dataclasses.asdict(config).items():
-                given = name.replace("_", "-") in values or name in values
-                assert given or value == getattr(default, name)
-
-
-@settings(max_examples=FEW)
-@given(st.sampled_from([cli.predict, cli.explain, cli.export]), st.lists(WORDS, max_size=4))
-def test_random_words(campaign, command, words):
-    """There is no model to be found."""
-    with campaign.fault("random command lines: what was meant or one line"):
-        code, lines = run_command(command, words)
-        if code == 0:
-            assert {"--help", "-h"} & set(words) and not lines
-            return
-        (line,) = lines
-        assert code == 2 and line.startswith(f"{command.__name__}: ") and line.isprintable()
+            flags, preset = " ".join(words).replace("_", "-"), SCRATCH[config.preset]
+            changed = changed_settings(dataclasses.asdict(preset), config)
+            assert all(f"--{name.replace('_', '-')}" in flags for name in changed)
