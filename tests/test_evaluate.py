@@ -166,7 +166,7 @@ def test_other_splits_are_refused(run_dir, pictures, tmp_path):
 def test_a_data_set_that_was_moved_can_be_named(run_dir, data_dir):
     settings = json.loads((run_dir / "config.json").read_text())
     write_json(run_dir / "config.json", {**settings, "data_dir": "moved"})
-    with pytest.raises(InputError, match="moved/manifest.json"):
+    with pytest.raises(InputError, match=r"moved/manifest\.json"):
         evaluate(run_dir)
     assert evaluate(run_dir, data_dir)["test"]["num_images"] == 32
 
@@ -193,7 +193,7 @@ def test_runs_without_their_data_set_are_skipped(run_dir, data_dir, tmp_path, ca
     assert list(evaluate_runs([other, gone, run_dir])) == [run_dir]
     errors = [line for line in capsys.readouterr().err.splitlines() if "Skipped" in line]
     assert [line.split(":")[0] for line in errors] == [f"Skipped {other}", f"Skipped {gone}"]
-    with pytest.raises(InputError, match="moved/manifest.json"):
+    with pytest.raises(InputError, match=r"moved/manifest\.json"):
         evaluate_runs([other, gone])
 
 
