@@ -1,5 +1,6 @@
-"""Metrics, significance, calibration: against scikit-learn, SciPy and figures worked out by hand."""
+"""Metrics, significance and calibration, against scikit-learn, SciPy and results by hand."""
 
+import itertools
 import json
 import math
 import types
@@ -215,7 +216,7 @@ def test_probabilities_that_were_rounded_to_certainty_stay_finite():
 
 @hypothesis.given(predictions(), st.floats(0.1, 10))
 def test_a_temperature_changes_no_prediction(made, temperature):
-    labels, probabilities = made
+    _, probabilities = made
     scaled = apply_temperature(probabilities, temperature)
     np.testing.assert_allclose(scaled.sum(axis=1), 1)
     np.testing.assert_array_equal(scaled.argmax(axis=1), probabilities.argmax(axis=1))
@@ -262,4 +263,4 @@ def test_slices_are_quarters_from_the_smallest_value_to_the_greatest():
 def test_equal_values_are_in_one_slice(values):
     parts = accuracy_by_slices({"size": np.array(values)}, np.ones(len(values), bool))["size"]
     assert sum(part["num_images"] for part in parts) == len(values)
-    assert all(one["to"] < other["from"] for one, other in zip(parts, parts[1:], strict=False))
+    assert all(one["to"] < other["from"] for one, other in itertools.pairwise(parts))

@@ -249,7 +249,9 @@ def plot_history():
 
     if not arguments.runs:
         raise InputError("Expected at least one run, received none.")
-    histories = {pathlib.Path(run).name: read_history(run) for run in arguments.runs}
+    paths = [pathlib.Path(run) for run in arguments.runs]
+    is_unique = len({path.name for path in paths}) == len(paths)
+    histories = {path.name if is_unique else str(path): read_history(path) for path in paths}
     figure = plots.plot_history(histories, arguments.smoothing)
     plots.save_figure(figure, arguments.output)
     print(arguments.output)
