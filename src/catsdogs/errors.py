@@ -39,7 +39,7 @@ def describe_invalid(error):
     """The first problem that pydantic found, as `("image_size", "should be ..., received 7")`."""
     first = error.errors(include_url=False)[0]
     name = shorten(".".join(map(str, first["loc"]))) or "the content"
-    problem = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    problem = shorten(first["msg"].removeprefix("Value error, ").removeprefix("Input "))
     if first["type"] == "missing":
         return name, "is missing"
     return name, f"{problem}, received {shorten(repr(first['input']), 80)}"
