@@ -51,7 +51,7 @@ def prepare(source, data_dir, *, train=2000, validation=1000, test=1000, overwri
     """Builds a data set from the first usable pictures of each class, by file index.
 
     The folder appears complete or not at all. If it holds the same data set already, nothing is
-    done. It is not replaced while another process uses it.
+    done. It is not replaced while another process prepares it.
 
     Args:
         source: An open `catsdogs.data.sources.Source`.
