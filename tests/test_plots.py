@@ -5,7 +5,6 @@ import sys
 import numpy as np
 import PIL.Image
 import pytest
-from matplotlib.colors import to_hex
 
 from catsdogs import cli
 from catsdogs.errors import InputError
@@ -79,22 +78,6 @@ def test_history_shows_training_and_validation_raw_and_smoothed():
         for faint, line, key in zip(raw, bold, (quantity, f"val_{quantity}"), strict=True):
             np.testing.assert_array_equal(faint.get_ydata(), history[key])
             assert smooth(history[key], 0.8) == pytest.approx(list(line.get_ydata()))
-
-
-def test_a_short_history_is_not_smoothed_unless_asked_for():
-    def has_raw_lines(figure):
-        return any(line.get_alpha() for axes in figure.axes for line in axes.lines)
-
-    histories = {"short": make_history(8)}
-    assert not has_raw_lines(plot_history(histories))
-    assert has_raw_lines(plot_history(histories, smoothing=0.5))
-
-
-def test_history_of_one_epoch_and_of_many_runs():
-    figure = plot_history({"smoke": make_history(1)})
-    assert [len(rings_of(axes)) for axes in figure.axes] == [1, 1]
-    many = plot_history({f"run {index}": make_history(20, index) for index in range(8)})
-    assert len({to_hex(ring.get_color()) for ring in rings_of(many.axes[0])}) == 8
 
 
 def test_history_with_a_wild_and_a_missing_loss():
@@ -184,14 +167,6 @@ def test_image_grid_fills_its_rows():
     assert "picture 9" in texts_of(figure)
 
 
-def test_image_grid_of_different_sizes_and_without_colour():
-    images = np.zeros((3, 8, 12, 3), np.uint8)
-    figure = plot_image_grid([images[0], images[1][:, :, 0], images[2][:5]])
-    assert [axes.images[0].get_array().shape for axes in figure.axes] == [
-        (8, 12, 3), (8, 12), (5, 12, 3),
-    ]  # fmt: skip
-
-
 def test_arrays_have_cells_of_one_size_with_their_numbers():
     arrays = [np.arange(20).reshape(4, 5), np.array([[-1.25]])]
     figure = plot_arrays(arrays, ["many", "one"], {0: (1, 2, 2, 3)})
@@ -200,16 +175,6 @@ def test_arrays_have_cells_of_one_size_with_their_numbers():
     assert (many.width / 5, many.height / 4) == pytest.approx((one.width, one.height))
     (frame,) = figure.axes[0].patches
     assert (frame.get_xy(), frame.get_height(), frame.get_width()) == ((1.5, 0.5), 2, 3)
-
-
-def test_large_arrays_have_no_numbers_and_uint8_is_grey():
-    picture = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)
-    figure = plot_arrays([picture, picture - 128.0], ["picture", "map"])
-    assert set(texts_of(figure)) == {"picture", "map", ""}
-    grey, signed = (axes.images[0] for axes in figure.axes)
-    assert (grey.cmap.name, grey.get_clim()) == ("gray", (0, 255))
-    low, high = signed.get_clim()
-    assert low == -high and high > 100  # zero is white
 
 
 # ---- Files and notebooks ----
