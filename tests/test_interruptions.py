@@ -99,7 +99,7 @@ def check_answer(command, kind, code, said):
     ("command", "pattern"),
     [
         pytest.param(PREPARE, ".*", id="prepare"),
-        pytest.param(TEXTBOOK, "history.csv|metrics.json", id="scratch", marks=slow),
+        pytest.param(TEXTBOOK, "config.json|history.csv|metrics.json", id="scratch", marks=slow),
         pytest.param(FINETUNE, "model.keras", id="finetune", marks=slow),
         pytest.param(EVALUATE, "report.html|metrics.json", id="evaluate", marks=slow),
     ],

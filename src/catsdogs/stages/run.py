@@ -34,7 +34,7 @@ from catsdogs.data.manifest import Manifest, find_data_dir, load_manifest
 from catsdogs.errors import InputError
 from catsdogs.evaluation.calibration import apply_temperature, fit_temperature
 from catsdogs.evaluation.metrics import class_probabilities, evaluate_predictions
-from catsdogs.files import lock, read_json, write_json
+from catsdogs.files import PART, lock, read_json, write_json
 from catsdogs.models.convnets import divide_logits
 from catsdogs.models.model_file import save_model
 from catsdogs.stages.checkpoint import Checkpoint
@@ -350,7 +350,7 @@ def _choose_folder(run_dir, resume):
 
 def _check_folder(run_dir, settings, resume):
     """Refuses a folder that holds a stopped run, unless it is resumed with the same settings."""
-    if not run_dir.exists() or not any(run_dir.iterdir()):
+    if not run_dir.exists() or all(path.name.startswith(PART) for path in run_dir.iterdir()):
         return
     if not (run_dir / "config.json").exists():
         raise InputError(
