@@ -189,36 +189,6 @@ def test_flops_of_a_convnet_by_hand():
     assert benchmark.count_flops(keras.Model(inputs, x), 8) == 2 * (36 * 4 * 27 + 9 * 2 * 4)
 
 
-def test_ratios_by_hand():
-    stages = {
-        "fine-tuning, cold": 100, "features, cached": 5, "features at 256², cold": 40,
-        "fine-tuning, cached": 50, "scratch": 30,
-    }  # fmt: skip
-    found = {
-        "augmentation": {"ratio": 11.3},
-        "extraction": [
-            {"image_size": 150, "precision": "mixed_bfloat16", "images_per_second": 30},
-            {"image_size": 150, "precision": "float32", "images_per_second": 10},
-        ],
-        "textbook": {
-            "scratch": {"seconds": 1320},
-            "feature_extract": {"seconds": 2000},
-            "finetune": {"seconds": 1000},
-        },
-        "stages": {
-            name: {"seconds": seconds, "cold": "cached" not in name, "epochs": 5}
-            for name, seconds in stages.items()
-        },
-    }
-    # The convnet's seconds are scaled from 5 epochs to 110.
-    assert list(benchmark.ratios(found).values()) == [11.3, 3, 50, 30, 20, 2]
-
-
-@pytest.mark.slow
-def test_the_fused_warp_is_much_faster_than_random_layers():
-    assert benchmark.measure_augmentation(image_size=150, num_images=320)["ratio"] > 3
-
-
 @pytest.mark.slow
 def test_growth_measures_every_step_by_itself(vgg16_weights):
     (row,) = growth.measure_growth([16])["rows"]
@@ -237,4 +207,5 @@ def test_the_quick_benchmark_runs(data_dir, vgg16_weights, tmp_path, monkeypatch
     cold = {name for name, stage in found["stages"].items() if stage["cold"]}
     assert cold == {"fine-tuning, cold", "features, cold, as part of fine-tuning", "scratch"}
     assert all(ratio > 0 for ratio in found["ratios"].values())
+    assert found["augmentation"]["ratio"] > 2  # the fused warp is much faster than random layers
     assert not [*(tmp_path / "runs").iterdir()]

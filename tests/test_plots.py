@@ -15,22 +15,16 @@ from catsdogs.evaluation.plots import (
     plot_image_grid,
     plot_reliability,
     plot_roc,
-    render_figure,
     save_figure,
     smooth,
 )
 from catsdogs.files import write_history
 
 
-def make_history(num_epochs, seed=0):
-    rng = np.random.default_rng(seed)
-    progress = 1 - np.exp(-np.arange(num_epochs) / 10)
-    return {
-        "accuracy": list(0.5 + 0.48 * progress),
-        "val_accuracy": list(0.5 + 0.4 * progress + rng.normal(0, 0.01, num_epochs)),
-        "loss": list(0.7 - 0.6 * progress),
-        "val_loss": list(0.75 - 0.5 * progress + rng.normal(0, 0.02, num_epochs)),
-    }
+def make_history(num_epochs):
+    rng = np.random.default_rng(0)
+    keys = ("accuracy", "val_accuracy", "loss", "val_loss")
+    return {key: list(rng.uniform(0.3, 0.7, num_epochs)) for key in keys}
 
 
 def texts_of(figure):
@@ -40,53 +34,39 @@ def texts_of(figure):
     return [artist.get_text() for artist in found]
 
 
-def rings_of(axes):
-    """The marks of the best epochs."""
-    return [line for line in axes.lines if line.get_linestyle() == "None"]
-
-
 # ---- Training ----
 
 
 def test_smooth_is_an_exponential_moving_average():
     assert smooth([1, 2, 3], 0.5) == [1, 1.5, 2.25]
     assert smooth([1, 2, 3], 0) == [1, 2, 3]
-    assert smooth([5.0], 0.8) == [5.0] and smooth([]) == []
 
 
-def test_history_marks_and_names_the_epoch_of_least_validation_loss():
-    history = make_history(40)
-    best = int(np.argmin(history["val_loss"]))
-    figure = plot_history({"scratch": history})
-    for axes, key in zip(figure.axes, ("val_accuracy", "val_loss"), strict=True):
-        (ring,) = rings_of(axes)
-        assert ring.get_xydata().tolist() == [[best + 1, history[key][best]]]
+@pytest.mark.parametrize("num_epochs", [1, 60])
+def test_history_marks_and_names_the_epoch_of_least_validation_loss(num_epochs):
+    history = make_history(num_epochs)
+    if num_epochs > 1:
+        history["val_loss"][0], history["val_loss"][-1] = 80.0, float("nan")
+    figure = plot_history({"run": history})
+    best = int(np.nanargmin(history["val_loss"]))
     accuracy, loss = history["val_accuracy"][best], history["val_loss"][best]
-    assert f"scratch: {100 * accuracy:.1f} %, loss {loss:.3f} at epoch {best + 1}" in texts_of(
-        figure
-    )
+    label = f"run: {100 * accuracy:.1f} %, loss {loss:.3f} at epoch {best + 1}"
+    assert label in texts_of(figure)
+    for axes, value in zip(figure.axes, (accuracy, loss), strict=True):
+        (ring,) = (line for line in axes.lines if line.get_linestyle() == "None")
+        assert ring.get_xydata().tolist() == [[best + 1, value]]
+    assert figure.axes[1].get_ylim()[1] < 3  # one wild epoch does not decide the scale
 
 
 def test_history_shows_training_and_validation_raw_and_smoothed():
     history = make_history(100)
-    for axes, quantity in zip(
-        plot_history({"run": history}).axes, ("accuracy", "loss"), strict=True
-    ):
-        raw = [line for line in axes.lines if line.get_alpha()]
-        bold = [line for line in axes.lines if not line.get_alpha()][:2]
-        assert [line.is_dashed() for line in bold] == [True, False]  # training, validation
-        for faint, line, key in zip(raw, bold, (quantity, f"val_{quantity}"), strict=True):
-            np.testing.assert_array_equal(faint.get_ydata(), history[key])
-            assert smooth(history[key], 0.8) == pytest.approx(list(line.get_ydata()))
-
-
-def test_history_with_a_wild_and_a_missing_loss():
-    history = make_history(60)
-    history["val_loss"][0], history["val_loss"][-1] = 80.0, float("nan")
-    figure = plot_history({"wild": history})
-    assert figure.axes[1].get_ylim()[1] < 3
-    best = 1 + np.nanargmin(history["val_loss"])
-    assert any(text.endswith(f"at epoch {best}") for text in texts_of(figure))
+    axes = plot_history({"run": history}).axes[1]
+    raw = [line for line in axes.lines if line.get_alpha()]
+    bold = [line for line in axes.lines if not line.get_alpha()][:2]
+    assert [line.is_dashed() for line in bold] == [True, False]
+    for faint, line, key in zip(raw, bold, ("loss", "val_loss"), strict=True):
+        np.testing.assert_array_equal(faint.get_ydata(), history[key])
+        np.testing.assert_allclose(line.get_ydata(), smooth(history[key], 0.8))
 
 
 def test_runs_of_one_name_in_two_folders_are_both_plotted(tmp_path, monkeypatch):
@@ -131,28 +111,22 @@ def test_texts_of_a_confusion_matrix_stay_within_their_cells(size, has_numbers):
         assert label.get_window_extent().height <= cell
 
 
-@pytest.mark.parametrize("corner, num_panels", [((0.01, 0.99), 2), ((0.2, 0.7), 1)])
-def test_roc_enlarges_the_corner_of_a_good_model(corner, num_panels):
-    x, y = ([0, value, 1] for value in corner)
-    figure = plot_roc({"scratch": (x, y, 0.98765)})
-    assert "scratch: AUC 0.9877" in texts_of(figure)
-    axes = figure.axes[0]
-    lines = [panel.lines[-1] for panel in (axes, *axes.child_axes)]
-    assert len(lines) == num_panels
-    assert all(line.get_xydata().tolist() == [[0, 0], [*corner], [1, 1]] for line in lines)
+@pytest.mark.parametrize("y, num_panels", [(0.99, 2), (0.7, 1)])
+def test_roc_enlarges_the_corner_of_a_good_model(y, num_panels):
+    figure = plot_roc({"run": ([0, 0.01, 1], [0, y, 1], 0.98765)})
+    assert "run: AUC 0.9877" in texts_of(figure)
+    assert len([figure.axes[0], *figure.axes[0].child_axes]) == num_panels
 
 
 def test_reliability_shows_every_bin_before_and_after_scaling():
     before = [{"num_images": 90, "confidence": 0.95, "accuracy": 0.8},
               {"num_images": 10, "confidence": 0.6, "accuracy": 0.1}]  # fmt: skip
     after = [{"num_images": 100, "confidence": 0.75, "accuracy": 0.73}]
-    figure = plot_reliability(before, after)
-    axes, counts = figure.axes
-    for bins, marks, line in zip((before, after), axes.collections, counts.lines, strict=True):
+    axes = plot_reliability(before, after).axes[0]
+    for bins, marks in zip((before, after), axes.collections, strict=True):
         points = [(part["confidence"], part["accuracy"]) for part in bins]
         np.testing.assert_allclose(marks.get_offsets(), points)
         assert axes.viewLim.count_contains(points) == len(points)
-        assert list(line.get_ydata()) == [part["num_images"] for part in bins]
 
 
 # ---- Images and arrays ----
@@ -180,21 +154,17 @@ def test_arrays_have_cells_of_one_size_with_their_numbers():
 # ---- Files and notebooks ----
 
 
-@pytest.mark.parametrize("name, kind", [("grid.png", "PNG"), ("new/grid.jpg", "JPEG")])
-def test_save_figure_writes_the_format_of_the_suffix(name, kind, tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), dtype=np.uint8)
-    path = tmp_path / name
-    save_figure(plot_image_grid(noise), path)
+def test_save_figure_makes_the_folder_and_follows_the_suffix(tmp_path):
+    path = tmp_path / "new" / "figure.jpg"
+    save_figure(plot_arrays([np.eye(2)], ["ones"]), path)
     with PIL.Image.open(path) as image:
-        assert image.format == kind and min(image.size) > 100
+        assert image.format == "JPEG"
     assert [*path.parent.iterdir()] == [path]
 
 
-@pytest.mark.parametrize("name", ["grid.xyz", "grid", ".png"])
-def test_save_figure_refuses_what_is_no_picture_format(name, tmp_path):
-    with pytest.raises(InputError, match=r"picture format, such as .png.*grid|Received:.*\.png"):
-        save_figure(plot_arrays([np.eye(2)], ["ones"]), tmp_path / name)
-    assert not [*tmp_path.iterdir()]
+def test_save_figure_refuses_what_is_no_picture_format(tmp_path):
+    with pytest.raises(InputError, match=r"picture format, such as \.png.*grid\.xyz"):
+        save_figure(plot_arrays([np.eye(2)], ["ones"]), tmp_path / "grid.xyz")
 
 
 def test_names_are_drawn_as_they_are(tmp_path, recwarn):
@@ -211,9 +181,3 @@ def test_names_are_drawn_as_they_are(tmp_path, recwarn):
     for figure in figures:
         text = "\n".join(texts_of(figure))
         assert all(name in text for name in names)
-
-
-def test_render_figure_takes_the_smaller_format():
-    noise = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), dtype=np.uint8)
-    assert render_figure(plot_arrays([np.eye(3)], ["ones"])).format == "png"
-    assert render_figure(plot_image_grid(noise)).format == "jpeg"
