@@ -195,7 +195,8 @@ def test_reliability_by_hand():
     assert high == {"num_images": 3, "confidence": pytest.approx(0.94), "accuracy": 2 / 3}
     error = (0.3 + 3 * (0.94 - 2 / 3)) / 4
     assert expected_calibration_error(labels, probabilities, 5) == pytest.approx(error)
-    assert reliability([1], [[0.0, 1.0]])[0]["num_images"] == 1  # the last bin is closed
+    (last,) = reliability([1, 1], [[0.0, 1.0], [0.01, 0.99]])  # the last bin is closed
+    assert last["num_images"] == 2
 
 
 # ---- Slices ----
