@@ -1,7 +1,6 @@
 """Exported models predict as Keras does and say what they need; otherwise nothing is written."""
 
 import json
-import runpy
 import subprocess
 import sys
 
@@ -87,38 +86,6 @@ def test_exported_models_predict_as_keras(name, form, files, tmp_path, monkeypat
     assert card["largest_difference"] == difference
     assert card["largest_difference_in_own_precision"] == own_difference
     assert (tmp_path / "out" / card["file"]).exists()
-
-
-def odd_pictures(folder):
-    """Files that are decoded wrongly where only the usual ones were thought of."""
-    colours = noise_picture(3, (90, 60))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be rotated by 90 degrees
-    clear = colours.convert("RGBA")
-    clear.putalpha(Image.linear_gradient("L").resize((90, 60)))
-    deep = np.linspace(0, 65535, 90).astype(np.uint16)[None].repeat(60, 0)
-    pictures = {
-        "rotated.jpg": encode(colours, "JPEG", exif=exif),
-        "transparent.png": encode(clear),
-        "deep-grey.png": encode(Image.fromarray(deep)),
-        "floats.tif": encode(Image.fromarray((deep / 65535).astype(np.float32)), "TIFF"),
-        "large.jpg": encode(noise_picture(4, (2400, 1800)), "JPEG"),
-        "cmyk.jpg": encode(colours.convert("CMYK"), "JPEG"),
-    }
-    return sorted(map(str, write_files(folder, pictures).iterdir()))
-
-
-def test_the_onnx_example_decodes_and_predicts_as_this_project(pixels, files, tmp_path):
-    export_model(pixels, "onnx", tmp_path / "out", files)
-    odd = odd_pictures(tmp_path / "odd")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(tmp_path / "out")
-        example = runpy.run_path(str(tmp_path / "out" / "predict_onnx.py"))
-        patch.delitem(sys.modules, "decode")
-    predict = example["load_model"](tmp_path / "out")
-    for expected in predict_pictures(pixels, odd):
-        found = predict(expected.file)
-        assert found == pytest.approx(expected.probabilities, abs=1e-3), expected.file
 
 
 def test_the_onnx_example_needs_neither_keras_nor_this_project(pixels, files, tmp_path):

@@ -85,10 +85,6 @@ def setting(kind, **changes):
     return {"config": change}
 
 
-def function(module, name):
-    return {"class_name": "function", "module": module, "config": name, "registered_name": name}
-
-
 def weights(replace):
     """A change of a model's weights: its first array is replaced."""
 
@@ -104,21 +100,12 @@ def weights(replace):
     return {"weights": change}
 
 
-def link(target):
-    def replace(file, name, shape):
-        file[name] = target
-
-    return weights(replace)
+def link(file, name, shape):
+    file[name] = h5py.ExternalLink("/other.h5", "a")
 
 
 def external(file, name, shape):
     file.create_dataset(name, shape, "f4", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
-
-
-def virtual(file, name, shape):
-    layout = h5py.VirtualLayout(shape, "f4")
-    layout[:] = h5py.VirtualSource("/other.h5", "data", shape)
-    file.create_virtual_dataset(name, layout)
 
 
 def huge(file, name, shape):
@@ -126,33 +113,23 @@ def huge(file, name, shape):
 
 
 LAMBDA = {"function": {"class_name": "__lambda__", "config": {"code": "4wAA", "defaults": None}}}
-UNSAFE = {"function": function("keras.config", "enable_unsafe_deserialization")}
+SYSTEM = {"class_name": "function", "module": "os", "config": "system", "registered_name": "system"}
 
 HARMFUL = {
     "a Lambda": (layer("keras.layers", "Lambda", LAMBDA), r"layers\.Lambda"),
-    "a Lambda of a Keras function": (layer("keras.layers", "Lambda", UNSAFE), r"layers\.Lambda"),
     "a function": (layer("os", "system", {"command": "touch harmed"}), r"os\.system"),
-    "a registered class": (layer("builtins", "Evil", {}, "Custom>Evil"), r"builtins\.Evil"),
     "a known name": (layer("subprocess", "Rescaling", {}), r"subprocess\.Rescaling"),
     "another registered name": (
         layer("keras.layers", "Dropout", {"rate": 0.5}, "Custom>Dropout"), r"layers\.Dropout",
     ),
-    "an activation": (setting("Conv2D", activation=function("os", "system")), r"os\.function"),
-    "a nested function": (
-        setting("Dense", kernel_regularizer=[{"a": [function("os", "abort")]}]), r"os\.function",
-    ),
-    "pickled code": (layer("keras.layers", "TorchModuleWrapper", {"module": "gA"}), "TorchModule"),
-    "a SavedModel": (layer("keras.layers", "TFSMLayer", {"filepath": "/a"}), "TFSMLayer"),
+    "an activation": (setting("Conv2D", activation=SYSTEM), r"os\.function"),
     "a file": (layer("keras.layers", "StringLookup", {"vocabulary": "/a"}), "StringLookup"),
-    "no class name": (layer("keras", [], {}), "unhashable"),
     "a deep config": ({"config": lambda content: b"[" * 10**6}, "recursion"),
     "another end": (setting("Activation", name="end", activation="relu"), "sigmoid or softmax"),
     "a terabyte to initialize": (setting("logit", units=10**10), "would be larger"),
     "a terabyte to read": (weights(huge), "would be larger"),
-    "an external link": (link(h5py.ExternalLink("/x.h5", "a")), "ExternalLink"),
-    "a soft link": (link(h5py.SoftLink("/b")), "SoftLink"),
+    "an external link": (weights(link), "ExternalLink"),
     "an external array": (weights(external), "external Dataset"),
-    "a virtual array": (weights(virtual), "virtual Dataset"),
     "pickled weights": ({"weights": lambda data: b"cos\nsystem\n(S'x'\ntR."}, "signature"),
     "a bomb": ({"extra": [("assets/a", bytes(2**26))]}, "unpack to more than twice"),
 }  # fmt: skip
@@ -173,33 +150,29 @@ def test_harmful_models_are_refused(case, honest, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "card",
     [
         {"classes": ["cat"]},
         {"classes": ["cat\n", "dog"]},
         {"classes": ["../cat", "dog"]},
         {"classes": ["cat", "dog", "owl"]},  # the model has one output, for two
         {"image_size": 10**400},
-        {"image_size": True},
         {"image_size": 64},  # the model takes 48
-        {"temperature": 0},
         {"temperature": float("nan")},
+        b"",
+        b"null",
+        b"[" * 10**6,
     ],
-    ids=str,
+    ids=lambda card: str(card)[:40],
 )
-def test_wrong_cards_are_refused(changes, honest, tmp_path):
-    path = edit_model(honest, tmp_path / "model.keras", card=lambda card: {**card, **changes})
+def test_wrong_cards_are_refused(card, honest, tmp_path):
+    def change(content):
+        return card if isinstance(card, bytes) else {**content, **card}
+
+    path = edit_model(honest, tmp_path / "model.keras", card=change)
     with pytest.raises(InputError, match=f"at {path}, .*catsdogs.json") as caught:
         load_saved_model(path)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 600
-
-
-@pytest.mark.parametrize("card", [b"", b"{", b"[]", b"[" * 10**6, b"\x80\4", b"null"])
-def test_cards_that_are_no_json_object_are_refused(card, honest, tmp_path):
-    path = edit_model(honest, tmp_path / "model.keras", card=lambda _: card)
-    with pytest.raises(InputError, match=r"catsdogs\.json") as caught:
-        read_card(path)
-    assert str(caught.value).isprintable()
 
 
 def test_a_model_without_a_card_is_only_a_keras_model(tmp_path):
