@@ -167,6 +167,8 @@ def train_with_interruptions(config, data, run_dir, monkeypatch):
             interrupt_once(self.model.count_params())
 
     def save(model, path):
+        if ("save", model.count_params()) not in interrupted:
+            path.write_bytes(b"the first bytes of many")
         interrupt_once(("save", model.count_params()))
         keras.saving.save_model(model, path)
 
@@ -178,6 +180,7 @@ def train_with_interruptions(config, data, run_dir, monkeypatch):
                 run_dir, metrics = train(config, data, run_dir, resume=True)
                 return run_dir, metrics, len(interrupted)
             except KeyboardInterrupt as interruption:
+                assert not (run_dir / "model.keras").exists()
                 assert f"of {run_dir}" in str(interruption) or "finetune" in str(run_dir)
 
 
