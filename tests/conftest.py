@@ -65,7 +65,7 @@ def keep_signal_handlers():
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_folder(tmp_path_factory):
-    """Where TensorFlow writes `__autograph_generated_file*.py`, and what the tests start as well."""
+    """Where TensorFlow, also in processes that tests start, writes its generated Python files."""
     folder = tmp_path_factory.mktemp("temporary")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(folder))
