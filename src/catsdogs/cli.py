@@ -475,7 +475,9 @@ def quiet_tensorflow():
                 import tensorflow as tf
 
                 tf.get_logger().setLevel("ERROR")  # tracing anew for every model is meant
-                tf.config.list_logical_devices()  # the last messages come with the devices
+                tf.config.list_logical_devices()
+                # The last message comes with the first graph in half precision.
+                tf.function(lambda x: tf.cast(x, tf.float16))(tf.constant([1.0]))
             except Exception:
                 log.seek(0)
                 os.write(stderr, log.read())

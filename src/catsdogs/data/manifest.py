@@ -124,7 +124,8 @@ def load_manifest(data_dir):
     return read_json(
         pathlib.Path(data_dir) / "manifest.json",
         Manifest,
-        "Prepare the data set: python scripts/prepare_data.py, with --overwrite if one is there.",
+        "Prepare it with python scripts/prepare_data.py (--overwrite if it is damaged), or name "
+        "another one with --data-dir.",
     )
 
 

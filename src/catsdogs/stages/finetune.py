@@ -141,9 +141,9 @@ def _find_head(run):
 def _is_as_wanted(run, head_dir, config):
     """Whether a feature extraction has this run's data and precision, and these settings."""
     _, metrics = load_run(head_dir)
-    found = metrics["dataset_digest"], metrics["precision"]
-    changed = changed_settings(metrics["config"], config).keys()
-    return found == (run.manifest.digest, run.precision) and changed <= {"precision"}
+    found = metrics["dataset_digest"], metrics["precision"], metrics["config"].get("backbone")
+    wanted = run.manifest.digest, run.precision, config.backbone
+    return found == wanted and changed_settings(metrics["config"], config).keys() <= {"precision"}
 
 
 def _check_head(run, head_dir, made):
