@@ -73,7 +73,7 @@ def run_benchmark(data_dir, quick=False):
     """Measures everything.
 
     Args:
-        data_dir: A prepared data set. Its pictures are linked into a temporary folder, where
+        data_dir: A prepared dataset. Its pictures are linked into a temporary folder, where
             nothing is cached yet.
         quick: Small images and few steps, to see that it works.
 
@@ -261,7 +261,7 @@ def measure_convnet(data_dir, steps):
     """Measures training of the `best` convnet from scratch, at the size of its last epochs.
 
     Args:
-        data_dir: A prepared data set.
+        data_dir: A prepared dataset.
         steps: Steps to time.
 
     Returns:
@@ -385,7 +385,7 @@ class Arguments:
     quick: bool = False
     """Small images and few steps, to see that it works; the figures mean nothing."""
     data_dir: str | None = None
-    """Prepared data set; by default the photographs if there are any, else the sketches."""
+    """Prepared dataset; by default the photographs if there are any, else the sketches."""
     output: str = "runs/benchmark.json"
     """JSON file to write."""
 

@@ -130,7 +130,7 @@ def climb(steps, data_dir, root, *, evaluate=True, tta=False):
 
     Args:
         steps: `SMALL`, `FULL`, `SWEEP` or other `Step`s.
-        data_dir: A prepared data set.
+        data_dir: A prepared dataset.
         root: Folder for the runs.
         evaluate: Whether to open the test split, which a search for settings must not.
         tta: Whether to evaluate with test-time augmentation too.
@@ -183,7 +183,7 @@ class Arguments:
     steps: tyro.conf.Positional[Literal["small", "full", "sweep"]]
     """Which steps to run."""
     data_dir: str | None = None
-    """Prepared data set; by default the photographs if there are any, else the sketches."""
+    """Prepared dataset; by default the photographs if there are any, else the sketches."""
     runs_dir: str | None = None
     """Folder for the runs; by default runs/DATASET, runs/DATASET-small or runs/DATASET-sweep."""
 

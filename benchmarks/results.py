@@ -68,7 +68,7 @@ def add_runs(run_dirs, results_dir):
 
 
 def summarize(folder):
-    """Summarizes the evidence of one data set.
+    """Summarizes the evidence of one dataset.
 
     Args:
         folder: Folder of run folders.

@@ -29,7 +29,7 @@ def time_textbook(stage, data_dir, image_size, steps):
 
     Args:
         stage: A key of `EPOCHS`.
-        data_dir: A prepared data set.
+        data_dir: A prepared dataset.
         image_size: Side of the images, 180 in the textbook.
         steps: Training steps to time, three times over; half as many validation steps.
 

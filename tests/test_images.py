@@ -272,7 +272,7 @@ def test_map_pictures_keeps_the_order_and_reads_only_a_little_ahead():
 
 @pytest.fixture
 def prepared(data_dir, tmp_path):
-    """A copy of the tiny data set in which nothing is decoded: (folder, manifest)."""
+    """A copy of the tiny dataset in which nothing is decoded: (folder, manifest)."""
     ignored = shutil.ignore_patterns("decoded", "features")
     folder = shutil.copytree(data_dir, tmp_path / "data", ignore=ignored)
     return folder, load_manifest(folder)

@@ -37,7 +37,7 @@ slow = pytest.mark.slow
 
 @pytest.fixture
 def fresh(pictures, data_dir, tmp_path):
-    """A working folder with the pictures and a prepared data set; nothing is decoded yet."""
+    """A working folder with the pictures and a prepared dataset; nothing is decoded yet."""
     folder = tmp_path / "fresh"
     shutil.copytree(
         data_dir, folder / "data", ignore=shutil.ignore_patterns("decoded", "features", ".*")
@@ -106,7 +106,7 @@ def check_answer(command, kind, code, said):
 )
 def test_killed_before_renames(command, pattern, request, campaign, vgg16_weights, fresh):
     """Those are the moments after which a careless order of writing would lose something."""
-    if command is PREPARE:  # replaces another data set
+    if command is PREPARE:  # replaces another dataset
         straight(fresh, [*PREPARE, "--train", "32"])
         command = [*PREPARE, "--overwrite"]
     if command is EVALUATE:  # replaces an earlier evaluation

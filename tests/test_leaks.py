@@ -171,7 +171,7 @@ def test_a_run_is_not_tested_on_pictures_that_it_may_have_seen(
 ):
     """Not on other data, and not on the same pictures in other splits."""
     run_dir = shutil.copytree(finished["scratch"], tmp_path / "run")
-    with pytest.raises(InputError, match=r"not the data set that .* was trained on"):
+    with pytest.raises(InputError, match=r"not the dataset that .* was trained on"):
         evaluate(run_dir, three_classes)
     other = shutil.copytree(data_dir, tmp_path / "data")
     manifest = json.loads((other / "manifest.json").read_text())

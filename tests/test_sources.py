@@ -41,7 +41,7 @@ def make_source(tmp_path, kind, names):
 
 
 def listing(path):
-    """What a source offers: ({class: file names}, data set name); all of it can be read."""
+    """What a source offers: ({class: file names}, dataset name); all of it can be read."""
     with open_source(path) as source:
         candidates = source.list_candidates()
         assert source.num_classes == len(candidates)
@@ -175,7 +175,7 @@ def test_names_that_are_not_text(tmp_path):
         with open(os.path.join(os.fsencode(tmp_path), b".pets\xfe", label, b"1\xff.png"), "wb"):
             pass
     found = listing(os.fsdecode(os.fsencode(tmp_path) + b"/.pets\xfe"))
-    # Nor is the data set's folder hidden.
+    # Nor is the dataset's folder hidden.
     assert found == ({"cat__": ["1_.png"], "dog": ["1_.png"]}, "pets_")
 
 

@@ -1,4 +1,4 @@
-"""Unusable files are dropped, duplicates never stand in two splits, a data set is complete."""
+"""Unusable files are dropped, duplicates never stand in two splits, a dataset is complete."""
 
 import dataclasses
 import errno
@@ -287,7 +287,7 @@ def test_another_data_set_is_replaced_only_when_asked(tmp_path, change):
 @pytest.mark.parametrize(
     ("state", "place"),
     [
-        ("no data set", "thesis.txt"),
+        ("no dataset", "thesis.txt"),
         ("damaged", "notes.txt"),
         ("damaged", "run-seed0/model.keras"),
         ("damaged", "train/cat/mine.jpg"),
@@ -296,7 +296,7 @@ def test_another_data_set_is_replaced_only_when_asked(tmp_path, change):
 )
 def test_what_was_not_made_here_is_never_deleted(tmp_path, state, place, overwrite):
     data_dir = tmp_path / "data"
-    if state != "no data set":
+    if state != "no dataset":
         build(tmp_path, pets())
         next((data_dir / "train" / "cat").iterdir()).write_bytes(b"")
     if state == "foreign manifest":

@@ -53,7 +53,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def data(data_dir, tmp_path_factory):
-    """The tiny data set without its test pictures: no training stage can miss them."""
+    """The tiny dataset without its test pictures: no training stage can miss them."""
     folder = tmp_path_factory.mktemp("data") / "dark-and-bright"
     shutil.copytree(data_dir, folder, ignore=shutil.ignore_patterns("decoded", "features"))
     shutil.rmtree(folder / "test")

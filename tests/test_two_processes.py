@@ -32,7 +32,7 @@ SMALL = ScratchConfig(architecture="textbook", image_size=48, epochs=1, precisio
 
 @pytest.fixture
 def data(data_dir, tmp_path):
-    """A prepared data set of which nothing is decoded."""
+    """A prepared dataset of which nothing is decoded."""
     ignored = shutil.ignore_patterns("decoded", "features", ".*")
     return shutil.copytree(data_dir, tmp_path / "data", ignore=ignored)
 
@@ -139,7 +139,7 @@ def test_a_run_folder_has_one_process(data, tmp_path, capsys):
     assert "test" in load_run(run_dir)[1]
 
 
-# The same run folder; the same head; features of the same data set.
+# The same run folder; the same head; features of the same dataset.
 AT_ONCE = {
     "one run": ("train_scratch.py", ["--preset", "textbook"], ["--preset", "textbook"], [0, 2], 1),
     "one head": ("finetune.py", ["--run-dir", "runs/a"], ["--run-dir", "runs/b"], [0, 0], 3),

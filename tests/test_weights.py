@@ -120,7 +120,7 @@ def test_order_of_the_sources(tmp_path, monkeypatch):
     # From the last source to the first: each is preferred to those before it.
     with pytest.raises(InputError) as caught:
         find_vgg16_weights()
-    for part in ("network is down", weights.VGG16_URL, "catsdogs[weights]", "--weights PATH"):
+    for part in ("network is down", weights.VGG16_URL, "'.[weights]'", "--weights PATH"):
         assert part in str(caught.value)
     monkeypatch.setattr(weights, "download", arrive)
     assert find_vgg16_weights() == cached and cached.exists()

@@ -79,7 +79,7 @@ def command(main):
 
 @command
 def prepare_data():
-    """Checks pictures, splits them and writes a data set, without near-duplicates across splits.
+    """Checks pictures, splits them and writes a dataset, without near-duplicates across splits.
 
     Examples:
         python scripts/prepare_data.py                       downloads Microsoft's photographs
@@ -119,7 +119,7 @@ class TrainingPaths:
     """Where a training command reads and writes."""
 
     data_dir: str | None = None
-    """Prepared data set; by default the photographs if there are any, else the sketches."""
+    """Prepared dataset; by default the photographs if there are any, else the sketches."""
     run_dir: str | None = None
     """Folder for the results; by default runs/DATASET/STAGE-PRESET-VARIANT-seedN."""
     resume: bool = False
@@ -185,7 +185,7 @@ class EvaluateArguments:
     runs: Runs
     """Run folders."""
     data_dir: str | None = None
-    """Prepared data set; by default the one that each run was trained on."""
+    """Prepared dataset; by default the one that each run was trained on."""
     tta: bool = False
     """Test-time augmentation: also measure the mean prediction for each picture and its horizontal
     flip, in twice the time."""

@@ -2,7 +2,7 @@
 
 The `best` presets are this project's own recipes, chosen on the validation split; `record` takes
 longer for more. The `textbook` presets follow chapter 5 of the first edition of *Deep Learning with
-Python* (F. Chollet, 2017): architecture, optimizer, learning rate, batch size and epochs. The
+Python* (F. Chollet, 2017): architecture, optimizer, learning rate and epochs, in batches of 20. The
 docstring under a field is its help text on the command line.
 """
 
@@ -46,15 +46,15 @@ class PrepareConfig:
     rabbits: bool = False
     """With --sketches: draw rabbits too, as a third class."""
     train: Count = 2000
-    """Pictures to train on, all classes together."""
+    """Pictures to train on, all classes together: a multiple of the number of classes."""
     validation: Count = 1000
     """Pictures to choose settings and epochs with."""
     test: Count = 1000
     """Pictures for the final figures only."""
     data_dir: str | None = None
-    """Folder to write; by default data/NAME, where NAME is the data set's name."""
+    """Folder to write; by default data/NAME, where NAME is the dataset's name."""
     overwrite: bool = False
-    """Replace a different data set that is already in the folder."""
+    """Replace a different dataset that is already in the folder."""
     preview: bool = False
     """Also save a picture that shows one image augmented in many ways."""
 
@@ -72,17 +72,17 @@ class _TrainingConfig:
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.05
     """Decoupled weight decay of AdamW; biases and normalisation are exempt."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.04
-    """Fraction of all steps in which AdamW's rate rises from zero."""
+    """Fraction of the steps for a linear warm-up of AdamW's learning rate."""
     label_smoothing: Fraction = 0.04
-    """How far targets move towards uniform probabilities, in training only."""
+    """Label smoothing factor, in training only."""
     batch_size: Count = 32
     """Images per step."""
     epochs: Count = 30
     """Passes over the training images."""
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
-    """Arithmetic; `auto` uses bfloat16 where this CPU has instructions for it."""
+    """Numeric precision; `auto` uses bfloat16 where this CPU has instructions for it."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Decides initial weights, order, augmentation and dropout."""
+    """Random seed of initial weights, shuffling, augmentation and dropout."""
     smoke: bool = False
     """Shrink images, data and epochs so that the command ends in seconds."""
 
@@ -99,7 +99,7 @@ class ScratchConfig(_TrainingConfig):
     """Small residual network, or four convolutions and one wide dense layer."""
     image_size: Pixels = 192
     """Side of the square images in pixels, for training and for evaluation."""
-    crop_size: Pixels = 160
+    crop_size: Annotated[Pixels, Field(validate_default=True)] = 160
     """Side of the random crops of `strong`: objects look larger in training than in evaluation,
     for which the larger evaluation image makes up (Touvron et al. 2019)."""
     first_crop_size: Pixels = 96
@@ -113,13 +113,22 @@ class ScratchConfig(_TrainingConfig):
     epochs: Count = 110
     """Passes over the training images."""
 
+    @pydantic.field_validator("crop_size")
+    @classmethod
+    def _check_crop_size(cls, crop_size, others):
+        settings = others.data
+        uses_crops = settings.get("augmentation"), settings.get("architecture")
+        if uses_crops == ("strong", "residual") and crop_size > settings.get("image_size", 2048):
+            raise ValueError("should be at most --image-size")
+        return crop_size
+
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_NO_OTHERS)
 class FeatureExtractConfig(_TrainingConfig):
     """Settings of a new head on a frozen pretrained base."""
 
     backbone: str = "vgg16"
-    """Pretrained base."""
+    """Pretrained backbone."""
     variant: Literal["cached", "augmented", "end_to_end"] = "cached"
     """Features of each image, computed once; of several augmented views of it; or the frozen base
     run in every epoch on freshly augmented images."""
@@ -136,7 +145,7 @@ class FeatureExtractConfig(_TrainingConfig):
     normalize: bool = True
     """Layer normalisation of the features, which speeds up learning; --no-normalize omits it."""
     units: Annotated[int, Field(ge=1, le=65_536)] = 256
-    """Width of the dense layer."""
+    """Units of the hidden dense layer."""
     dropout: Fraction = 0.5
     """Dropout rate after the dense layer."""
     batch_size: Count = 64
@@ -150,7 +159,7 @@ class FinetuneConfig(_TrainingConfig):
     """Settings of training the base's last block together with a trained head."""
 
     backbone: str = "vgg16"
-    """Pretrained base."""
+    """Pretrained backbone."""
     variant: Literal["cached", "augmented", "end_to_end"] = "augmented"
     """Train on stored activations of each image; of several views of it; or run the complete
     network in every epoch on freshly augmented images."""
@@ -162,13 +171,13 @@ class FinetuneConfig(_TrainingConfig):
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-5
     """Learning rate: small, since the weights are good already."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Fraction of all steps in which AdamW's rate rises from zero."""
+    """Fraction of the steps for a linear warm-up of AdamW's learning rate."""
     epochs: Count = 4
     """Passes over the training images."""
     weights: str | None = None
     """File with the base's ImageNet weights; found or downloaded if not given."""
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
-    """Arithmetic, which must be that of the run to start from; `auto` follows that run."""
+    """Numeric precision, which must be that of the run to start from; `auto` follows that run."""
 
 
 SCRATCH = {

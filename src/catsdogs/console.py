@@ -23,7 +23,7 @@ class Progress:
 
     def __init__(self, label, total, unit="", scale=1, hidden=False):
         self._label, self._total, self._unit, self._scale = label, total, unit, scale
-        self._hidden, self._done, self._bar = hidden, 0, None
+        self._hidden, self._done, self._printed, self._bar = hidden, 0, 0, None
 
     def __enter__(self):
         self._shown = time.monotonic()
@@ -44,7 +44,7 @@ class Progress:
     def __exit__(self, error_type, *_):
         if self._bar:
             self._bar.stop()
-        elif self._done and not self._hidden and error_type is None:
+        elif self._done > self._printed and not self._hidden and error_type is None:
             self._print()
 
     def update(self, done):
@@ -63,6 +63,7 @@ class Progress:
         return f"{count} {self._unit}".rstrip()
 
     def _print(self):
+        self._printed = self._done
         print(f"{self._label}: {self._count()}", file=sys.stderr, flush=True)
 
 

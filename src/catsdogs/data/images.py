@@ -88,7 +88,7 @@ def load_split(data_dir, manifest, split, image_size):
     data_dir = pathlib.Path(data_dir)
     files = manifest.split(split)
     labels = np.array([manifest.classes.index(file.label) for file in files], dtype=np.int32)
-    # The digest changes with any change of the data set, so old pixels are never mistaken for new.
+    # The digest changes with any change of the dataset, so old pixels are never mistaken for new.
     path = data_dir / "decoded" / f"{split}-{image_size}-{manifest.digest[:12]}.npy"
     if not path.exists():
         with lock(path.parent, wait=True):

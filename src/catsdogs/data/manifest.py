@@ -1,4 +1,4 @@
-"""The manifest of a prepared data set: its pictures, their classes and splits, their origin."""
+"""The manifest of a prepared dataset: its pictures, their classes and splits, their origin."""
 
 import collections
 import hashlib
@@ -26,10 +26,10 @@ class _Entry(pydantic.BaseModel, frozen=True, validate_by_name=True):
 
 
 class ImageFile(_Entry):
-    """One picture of a prepared data set."""
+    """One picture of a prepared dataset."""
 
     name: str
-    """Path below the data set's folder, with forward slashes."""
+    """Path below the dataset's folder, with forward slashes."""
     sha256: Sha256
     width: PositiveInt
     """Pixels, after the EXIF orientation is applied."""
@@ -54,7 +54,7 @@ class DroppedFile(_Entry):
 
 
 class Manifest(_Entry):
-    """What a prepared data set consists of."""
+    """What a prepared dataset consists of."""
 
     format: Literal[1] = 1
     dataset: Name
@@ -116,10 +116,10 @@ class Manifest(_Entry):
 
 
 def load_manifest(data_dir):
-    """Reads the `Manifest` of a prepared data set.
+    """Reads the `Manifest` of a prepared dataset.
 
     Raises:
-        InputError: If there is no prepared data set or its manifest cannot be used.
+        InputError: If there is no prepared dataset or its manifest cannot be used.
     """
     return read_json(
         pathlib.Path(data_dir) / "manifest.json",
@@ -130,7 +130,7 @@ def load_manifest(data_dir):
 
 
 def find_data_dir(data_dir=None):
-    """The data set to use: the one given, or the photographs, or the sketches.
+    """The dataset to use: the one given, or the photographs, or the sketches.
 
     Raises:
         InputError: If nothing has been prepared.
@@ -141,6 +141,6 @@ def find_data_dir(data_dir=None):
         if (pathlib.Path("data") / name / "manifest.json").exists():
             return pathlib.Path("data") / name
     raise InputError(
-        "Expected a prepared data set in data/, found none. Run python scripts/prepare_data.py, "
+        "Expected a prepared dataset in data/, found none. Run python scripts/prepare_data.py, "
         "with --sketches for sketches, drawn by this program without a network."
     )

@@ -1,4 +1,4 @@
-"""Draws cats, dogs and rabbits: a data set that needs no network. Sketches, not photographs.
+"""Draws cats, dogs and rabbits: a dataset that needs no network. Sketches, not photographs.
 
 The class decides the animal's traits (`_RANGES` and `_CHOICES`) and nothing else: size, background,
 coat, pose, light and what stands in front are drawn by code that never sees the class, so a
@@ -408,7 +408,7 @@ def draw_sketch(class_name, seed, index):
 
     Args:
         class_name: `"cat"`, `"dog"` or `"rabbit"`.
-        seed: Integer from 0, names the data set.
+        seed: Integer from 0, names the dataset.
         index: Integer from 0, the picture's number within its class.
 
     Returns:

@@ -53,7 +53,7 @@ class Candidate:
     """A file that may turn out to be a usable picture."""
 
     name: str
-    """File name in the prepared data set, unique within the class."""
+    """File name in the prepared dataset, unique within the class."""
     num_bytes: int
     read: Callable[[], bytes]
 
@@ -63,7 +63,7 @@ class Source:
     """Where pictures come from; opened by the functions of this module."""
 
     name: str
-    """Name of the data set: `dogs-vs-cats`, `sketches`, or that of the folder or archive."""
+    """Name of the dataset: `dogs-vs-cats`, `sketches`, or that of the folder or archive."""
     fingerprint: str
     """SHA-256 that stands for the content, known before any of it is drawn or downloaded."""
     num_classes: int
@@ -261,7 +261,7 @@ def _is_hidden(name):
 
 
 def _sort_into_classes(files, path):
-    """Finds the layout; returns {class: candidates in order} and the data set's name if known."""
+    """Finds the layout; returns {class: candidates in order} and the dataset's name if known."""
     kept = []
     for parts, num_bytes, read in files:
         # '..' and '' at the front are how a hostile archive points outside; they mean nothing here.

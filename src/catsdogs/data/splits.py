@@ -1,4 +1,4 @@
-"""From candidate files to a prepared data set: checked, without leaks, balanced, complete.
+"""From candidate files to a prepared dataset: checked, without leaks, balanced, complete.
 
 Files are judged by whether they decode. Files that do not, tiny pictures and exact duplicates are
 dropped. Near-duplicates may stay, but never in two splits.
@@ -48,9 +48,9 @@ class _Picture:
 
 
 def prepare(source, data_dir, *, train=2000, validation=1000, test=1000, overwrite=False):
-    """Builds a data set from the first usable pictures of each class, by file index.
+    """Builds a dataset from the first usable pictures of each class, by file index.
 
-    The folder appears complete or not at all. If it holds the same data set already, nothing is
+    The folder appears complete or not at all. If it holds the same dataset already, nothing is
     done. It is not replaced while another process prepares it.
 
     Args:
@@ -59,7 +59,7 @@ def prepare(source, data_dir, *, train=2000, validation=1000, test=1000, overwri
         train: Number of training pictures, all classes together.
         validation: Number of validation pictures.
         test: Number of test pictures.
-        overwrite: Whether to replace a different data set in `data_dir`.
+        overwrite: Whether to replace a different dataset in `data_dir`.
 
     Returns:
         The `Manifest`.
@@ -77,7 +77,7 @@ def prepare(source, data_dir, *, train=2000, validation=1000, test=1000, overwri
         )
     data_dir = pathlib.Path(os.path.realpath(data_dir))
     if source.folder and (source.folder in data_dir.parents or data_dir in source.folder.parents):
-        # The next data set would be made from this one, or this one replace what it is made from.
+        # The next dataset would be made from this one, or this one replace what it is made from.
         raise InputError(
             f"Expected --data-dir apart from the pictures in {source.folder}, received {data_dir}. "
             "Choose another folder."
@@ -92,7 +92,7 @@ def prepare(source, data_dir, *, train=2000, validation=1000, test=1000, overwri
 
 
 def _find_prepared(source, data_dir, sizes, overwrite):
-    """The manifest if `data_dir` holds just this data set; raises if something would be lost."""
+    """The manifest if `data_dir` holds just this dataset; raises if something would be lost."""
     manifest = None
     if (data_dir / "manifest.json").is_file():
         try:
@@ -107,13 +107,13 @@ def _find_prepared(source, data_dir, sizes, overwrite):
     elif manifest and not overwrite:  # runs may refer to it
         counts = ", ".join(f"{size:,} {split}" for split, size in manifest.sizes.items())
         raise InputError(
-            f"Expected no other data set in {data_dir}, received {manifest.dataset} ({counts}). "
+            f"Expected no other dataset in {data_dir}, received {manifest.dataset} ({counts}). "
             "Replace it with --overwrite, or choose another folder with --data-dir."
         )
     foreign = _find_foreign(data_dir, manifest)
     if foreign:
         raise InputError(
-            f"Expected {data_dir} to hold nothing but a prepared data set, received {foreign}, "
+            f"Expected {data_dir} to hold nothing but a prepared dataset, received {foreign}, "
             "which would be lost. Move it elsewhere, or choose another folder with --data-dir."
         )
     return None

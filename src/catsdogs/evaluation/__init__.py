@@ -1,1 +1,1 @@
-"""Arrays and dictionaries in, figures and pages out; knows no model and no data set."""
+"""Arrays and dictionaries in, figures and pages out; knows no model and no dataset."""

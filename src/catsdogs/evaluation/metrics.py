@@ -1,4 +1,4 @@
-"""How good are the predictions? Knows arrays only, no models and no data sets."""
+"""How good are the predictions? Knows arrays only, no models and no datasets."""
 
 import statistics
 

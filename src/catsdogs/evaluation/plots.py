@@ -98,7 +98,7 @@ def plot_history(histories, smoothing=None):
     """Accuracy and loss of one or several runs, epoch by epoch.
 
     Faint lines are the values themselves, bold ones their moving average; a ring marks the epoch
-    of least validation loss, whose weights are kept.
+    of the lowest validation loss, whose weights are kept.
 
     Args:
         histories: `{run name: history}`, a history being lists of one float per epoch under

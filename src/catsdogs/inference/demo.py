@@ -97,10 +97,10 @@ def _rank(choice):
 def copy_examples(choice, folder):
     """Copies some validation pictures of a run, of every class in turn, to a new folder.
 
-    The page's server serves no file from where the data set is.
+    The page's server serves no file from where the dataset is.
 
     Returns:
-        Paths of the copies, a list of `str`; empty if the run's data set is not on this machine.
+        Paths of the copies, a list of `str`; empty if the run's dataset is not on this machine.
     """
     try:
         validation = pathlib.Path(validation_folder(choice.path))
@@ -154,8 +154,7 @@ def build_demo(choices, folder, threshold=0.8):
     """
     if importlib.util.find_spec("gradio") is None:
         raise InputError(
-            "Expected the package gradio for the page, found none. "
-            "Install the extra: pip install 'catsdogs[demo]'."
+            "Expected the package gradio for the page, found none. Install it: pip install gradio."
         )
     import gradio as gr
 

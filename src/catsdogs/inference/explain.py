@@ -385,7 +385,7 @@ def plot_heatmaps(image, gradients, falls, title):
     panels = (
         (image, title),
         (overlay(image, gradients), "Grad-CAM: evidence for it"),
-        (occlusion, f"Occlusion: hiding it costs up to {most:.1f} nats"),
+        (occlusion, f"Occlusion: log-odds fall by up to {most:.1f}"),
     )
     for axes, (pixels, name) in zip(figure.subplots(1, 3), panels, strict=True):
         axes.imshow(pixels)

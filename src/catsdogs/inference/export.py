@@ -61,7 +61,7 @@ def export_model(saved, form, folder, pictures):
     if missing:
         raise InputError(
             f"Expected the package {missing[0]} for {form}, found none. "
-            "Install the extra: pip install 'catsdogs[export]'."
+            "In this project's folder: pip install '.[export]'."
         )
     folder = pathlib.Path(folder)
     if not _may_replace(folder):

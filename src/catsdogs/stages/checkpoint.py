@@ -33,7 +33,7 @@ class Checkpoint(keras.callbacks.Callback):
         seconds: How long the run had taken when the last of them was completed.
         started: As given, but earlier by `seconds` if the run was stopped and is resumed.
         history: `{"loss", "accuracy", "val_loss", "val_accuracy"}`, each a list of floats. Losses
-            are plain cross-entropy, without label smoothing and penalties.
+            are plain cross-entropy, without label smoothing: what Keras prints as `cross_entropy`.
     """
 
     def __init__(self, run_dir, title, started):
@@ -88,7 +88,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._curves_drawn = time.monotonic()
 
     def load_best(self, model):
-        """Gives a model the weights of the epoch of least validation loss."""
+        """Gives a model the weights of the epoch of the lowest validation loss."""
         _load(self._folder / "best.npz", model.weights)
 
     def _states(self):

@@ -46,7 +46,7 @@ def evaluate(run_dir, data_dir=None, *, tta=False):
 
     Args:
         run_dir: The run folder.
-        data_dir: The data set, or `None` for the one the run was trained on.
+        data_dir: The dataset, or `None` for the one the run was trained on.
         tta: Test-time augmentation: also measure the mean probability of each picture and its
             horizontal flip.
 
@@ -54,7 +54,7 @@ def evaluate(run_dir, data_dir=None, *, tta=False):
         The run's metrics with `"test"` added, and `"test_tta"` if asked for.
 
     Raises:
-        InputError: If there is no such run, or the data set is not the one it was trained on.
+        InputError: If there is no such run, or the dataset is not the one it was trained on.
     """
     run_dir = pathlib.Path(run_dir)
     with lock(run_dir, wait=True):
@@ -62,7 +62,7 @@ def evaluate(run_dir, data_dir=None, *, tta=False):
 
 
 def evaluate_runs(run_dirs, data_dir=None, *, tta=False):
-    """Measures runs; those whose data set is gone or has changed are skipped, and reported.
+    """Measures runs; those whose dataset is gone or has changed are skipped, and reported.
 
     Args:
         run_dirs: Folders of finished runs.
@@ -93,7 +93,7 @@ def _evaluate(run_dir, data_dir, tta):
     manifest = load_manifest(data_dir)
     if manifest.digest != metrics["dataset_digest"]:
         raise InputError(
-            f"{data_dir} is not the data set that {run_dir} was trained on: its pictures or splits "
+            f"{data_dir} is not the dataset that {run_dir} was trained on: its pictures or splits "
             "differ, so training pictures may be in its test split. Prepare the same data again, "
             "or train again."
         )

@@ -3,7 +3,7 @@
 Each split, view and layer has a folder whose name holds a digest of everything that decides its
 content, so a changed picture, size, precision or augmentation never meets old activations. In it
 are shards of some hundred images, each complete or absent: an interrupted extraction resumes at
-the first missing shard. One process at a time computes for a data set; others wait and then find
+the first missing shard. One process at a time computes for a dataset; others wait and then find
 what they need.
 """
 
@@ -32,7 +32,7 @@ _FORMAT = 2  # raised when the meaning of the files changes
 
 
 class FeatureStore:
-    """Cached activations of one frozen base on one data set.
+    """Cached activations of one frozen base on one dataset.
 
     Half precision loses nothing that matters: under `mixed_bfloat16` activations have 8
     significant bits, and float16 keeps 11.

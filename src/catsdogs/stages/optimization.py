@@ -60,7 +60,7 @@ def build_loss(num_classes, label_smoothing=0.0):
 
 
 def build_metrics(num_classes):
-    """Accuracy, and cross-entropy without label smoothing or penalties, so that runs compare."""
+    """Accuracy, and cross-entropy without label smoothing, so that runs compare."""
     if num_classes == 2:
         cross_entropy = keras.metrics.BinaryCrossentropy(name="cross_entropy")
     else:

@@ -179,7 +179,7 @@ class Run:
         return images, labels
 
     def feature_store(self, backbone, conv_base):
-        """The data set's `FeatureStore` for a base."""
+        """The dataset's `FeatureStore` for a base."""
         return FeatureStore(
             self.data_dir / "features",
             backbone,
@@ -281,7 +281,7 @@ def open_run(
         stage: `"scratch"`, `"feature_extract"` or `"finetune"`.
         variant: The config's variant, or augmentation.
         config: The stage's config.
-        data_dir: A prepared data set, or `None` for `find_data_dir`.
+        data_dir: A prepared dataset, or `None` for `find_data_dir`.
         run_dir: The run folder, or `None` for `runs/DATASET/STAGE-PRESET-VARIANT-seedN`.
         resume: Whether to resume a stopped run.
         tensorboard: Whether to write TensorBoard's event files into the run folder.
@@ -290,11 +290,11 @@ def open_run(
         A `Run`, under the config's precision and with its random seed set.
 
     Raises:
-        InputError: If the data set or the folder cannot be used.
+        InputError: If the dataset or the folder cannot be used.
     """
     started = time.perf_counter()
     if tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise InputError("--tensorboard needs a package: pip install 'catsdogs[tensorboard]'.")
+        raise InputError("--tensorboard needs a package: pip install tensorboard.")
     config = shrink(config) if config.smoke else config
     data_dir = find_data_dir(data_dir)
     manifest = load_manifest(data_dir)
@@ -327,6 +327,13 @@ def open_run(
                 stage, variant, config, run_dir, data_dir, manifest, precision, callbacks,
                 resumed=checkpoint.epoch > 0,
             )  # fmt: skip
+        except InputError:
+            if not (run_dir / "history.csv").exists():  # refused before anything was trained
+                for name in ("config.json", "environment.json"):
+                    (run_dir / name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # if there is something else in it
+                    run_dir.rmdir()
+            raise
         except KeyboardInterrupt:
             epochs = f"{checkpoint.epoch} of {config.epochs} epochs"
             raise KeyboardInterrupt(f"after {epochs} of {run_dir}") from None

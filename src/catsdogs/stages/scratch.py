@@ -17,7 +17,7 @@ def train_scratch(config, data_dir=None, run_dir=None, *, resume=False, tensorbo
 
     Args:
         config: A `ScratchConfig`.
-        data_dir: A prepared data set, or `None` for the one that `find_data_dir` finds.
+        data_dir: A prepared dataset, or `None` for the one that `find_data_dir` finds.
         run_dir: The run folder, or `None` for `runs/DATASET/STAGE-PRESET-VARIANT-seedN`.
         resume: Whether to resume a run that was interrupted.
         tensorboard: Whether to write TensorBoard's event files to `run_dir/tensorboard` too.
@@ -26,7 +26,7 @@ def train_scratch(config, data_dir=None, run_dir=None, *, resume=False, tensorbo
         A pair of the run folder, a `Path`, and its metrics, a dictionary.
 
     Raises:
-        InputError: If the data set, the folder or the settings cannot be used.
+        InputError: If the dataset, the folder or the settings cannot be used.
     """
     with open_run(
         "scratch", config.augmentation, config, data_dir, run_dir,
