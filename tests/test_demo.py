@@ -105,7 +105,7 @@ def test_an_answer_is_the_prediction_and_a_heatmap(root, photos):
 
 def test_without_the_extra_there_is_one_line(root, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'catsdogs\[demo\]'"):
+    with pytest.raises(InputError, match=r"pip install gradio"):
         build_demo(find_choices(root=root / "runs"), tmp_path)
 
 

@@ -106,8 +106,8 @@ class ScratchConfig(_TrainingConfig):
     """Side of these crops at first; it grows to `crop_size` over three quarters of the epochs,
     which saves time and regularises."""
     mixup: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Fraction of training images that are blended with another one, and their labels alike;
-    training accuracy then stays below validation accuracy."""
+    """Fraction of training images that are blended with another one, and their labels alike,
+    whatever the augmentation; training accuracy then stays below validation accuracy."""
     dropout: Fraction = 0.3
     """Dropout rate before the last layers."""
     epochs: Count = 110

@@ -64,7 +64,7 @@ def evaluate_predictions(labels, probabilities, class_names):
     )
     correct, counts = matrix.diagonal(), matrix.sum(axis=1)
     num_correct = int(correct.sum())
-    # Clipped as Keras does, so that it equals `val_loss`; scikit-learn clips at 2e-16.
+    # Clipped as Keras does; scikit-learn clips at 2e-16.
     of_truth = np.clip(probabilities[np.arange(num_images), labels], 1e-7, 1 - 1e-7)
     areas = [area for _, _, area in roc_curves(labels, probabilities, class_names).values()]
     return {

@@ -36,7 +36,6 @@ __all__ = [
     "strongest_channels",
 ]
 
-_BATCH_SIZE = 32
 _RECTIFIERS = (
     keras.activations.relu,
     keras.activations.relu6,
@@ -193,15 +192,13 @@ def grad_cam(model, images, target=None):
         Selvaraju et al., "Grad-CAM" (2017).
     """
     deepest = model.get_layer(rectified_layers(model, images.shape[1])[-1]).output
-    # Two models, so that no gradient is computed for the convolutions.
-    to_maps = keras.Model(model.input, deepest)
-    to_logits = keras.Model(deepest, build_logits(model))
+    # One model for both, since the layer may lie on one of several paths, as in a residual block.
+    to_both = keras.Model(model.input, [deepest, build_logits(model)])
     heatmaps = []
-    for batch in _batches(images):
-        maps = to_maps(batch, training=False)
+    for batch in map(tf.constant, _batches(images, 4)):  # the tape keeps all activations
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(maps)
-            logits = to_logits(maps, training=False)
+            tape.watch(batch)
+            maps, logits = to_both(batch, training=False)
             evidence = _log_odds(logits, _targets(logits, target))
         gradients = tf.cast(tape.gradient(evidence, maps), tf.float32)
         weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
@@ -248,9 +245,9 @@ def occlusion_sensitivity(model, image, target=None, *, positions=14, patch=0.2)
     return falls
 
 
-def _batches(images):
-    for start in range(0, len(images), _BATCH_SIZE):
-        yield np.asarray(images[start : start + _BATCH_SIZE], np.float32)
+def _batches(images, size=32):
+    for start in range(0, len(images), size):
+        yield np.asarray(images[start : start + size], np.float32)
 
 
 def _targets(logits, target):

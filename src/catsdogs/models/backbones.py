@@ -22,6 +22,7 @@ __all__ = [
     "build_head",
     "build_vgg16",
     "check_frozen_layers",
+    "find_backbone",
     "freeze",
     "split_model",
     "unfreeze_after",
@@ -85,6 +86,17 @@ BACKBONES = {
 }
 
 
+def find_backbone(name):
+    """The record of a backbone.
+
+    Raises:
+        InputError: If there is none of this name.
+    """
+    if name not in BACKBONES:
+        raise InputError(f"Expected --backbone out of {', '.join(BACKBONES)}. Received: {name}.")
+    return BACKBONES[name]
+
+
 def build_base(backbone, image_size, pooling="none", weights=None):
     """A backbone with its ImageNet weights, from images to bottleneck features.
 
@@ -102,11 +114,7 @@ def build_base(backbone, image_size, pooling="none", weights=None):
         InputError: If there is no such backbone, or its weights are not found or not the expected
             ones.
     """
-    if backbone not in BACKBONES:
-        raise InputError(
-            f"Expected --backbone out of {', '.join(BACKBONES)}. Received: {backbone}."
-        )
-    record = BACKBONES[backbone]
+    record = find_backbone(backbone)
     tensors = record.load_weights(weights)  # first, because it may fail
     network = record.build(image_size)
     for name, arrays in tensors.items():
@@ -191,7 +199,7 @@ def check_frozen_layers(model, backbone, path):
     Raises:
         InputError: If their weights are not the backbone's ImageNet weights, bit for bit.
     """
-    record = BACKBONES[backbone]
+    record = find_backbone(backbone)
     try:
         prefix, _ = split_model(model, record.cut)
     except ValueError:  # no such layer

@@ -44,7 +44,7 @@ class _FusedNormalization(keras.layers.Layer):
     """Computes what a `BatchNormalization` layer over the last axis does, with its variables."""
 
     def __init__(self, norm):
-        super().__init__(name=f"fused_{norm.name}")
+        super().__init__(name=f"fused_{norm.name}", dtype=norm.dtype_policy)
         self.norm = norm
 
     def call(self, inputs, training=False, mask=None):

@@ -30,7 +30,7 @@ from catsdogs.evaluation.plots import (
 )
 from catsdogs.evaluation.report import write_report
 from catsdogs.files import PART, lock, write_json
-from catsdogs.models.backbones import BACKBONES, check_frozen_layers, split_model
+from catsdogs.models.backbones import check_frozen_layers, find_backbone, split_model
 from catsdogs.models.model_file import load_saved_model
 from catsdogs.stages.features import FeatureStore
 from catsdogs.stages.run import load_run, subset
@@ -105,7 +105,7 @@ def _evaluate(run_dir, data_dir, tta):
     model = load_saved_model(run_dir).model
     inputs = [(images, False), (images, True)][: 1 + tta]
     if backbone := config.get("backbone"):  # not of a convnet from scratch
-        cut = BACKBONES[backbone].cut
+        cut = find_backbone(backbone).cut
         check_frozen_layers(model, backbone, run_dir)
         # The frozen layers are the same in every run, so all runs share their activations.
         store = FeatureStore(

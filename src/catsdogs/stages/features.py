@@ -21,7 +21,7 @@ from catsdogs.console import Progress
 from catsdogs.data import augment
 from catsdogs.data.batches import image_view, read_rows
 from catsdogs.files import atomic_path, lock, sha256_of
-from catsdogs.models.backbones import BACKBONES, split_model
+from catsdogs.models.backbones import find_backbone, split_model
 
 __all__ = ["FeatureStore", "ShardedArray"]
 
@@ -52,7 +52,7 @@ class FeatureStore:
     def __init__(self, folder, backbone, conv_base, *, dataset_digest, precision):
         self._folder = pathlib.Path(folder)
         self.reused = self.computed = False
-        record = BACKBONES[backbone]
+        record = find_backbone(backbone)
         self._cut, self._last = record.cut, conv_base.layers[-1].name
         self._image_size = conv_base.input.shape[1]
         prefix, suffix = split_model(conv_base, self._cut)

@@ -15,15 +15,20 @@ from catsdogs.data.batches import (
 from catsdogs.errors import InputError
 from catsdogs.files import lock, read_json, sha256_of, write_json
 from catsdogs.models.backbones import (
-    BACKBONES,
     check_frozen_layers,
+    find_backbone,
     split_model,
     unfreeze_after,
 )
 from catsdogs.models.fused_norm import training_copy
 from catsdogs.models.model_file import load_saved_model
 from catsdogs.stages.feature_extract import train_feature_extract
-from catsdogs.stages.optimization import build_loss, build_metrics, build_optimizer
+from catsdogs.stages.optimization import (
+    build_loss,
+    build_metrics,
+    build_optimizer,
+    choose_precision,
+)
 from catsdogs.stages.run import is_complete, load_run, open_run
 
 __all__ = ["finetune"]
@@ -58,7 +63,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
         saved = load_saved_model(head_dir)
         classifier, image_size = saved.model, saved.image_size
         check_frozen_layers(classifier, config.backbone, head_dir)
-        cut = BACKBONES[config.backbone].cut
+        cut = find_backbone(config.backbone).cut
         unfreeze_after(classifier, cut)
 
         # Data
@@ -168,7 +173,7 @@ def _check_head(run, head_dir, made):
         )
     if metrics["config"]["smoke"] and not run.config.smoke:
         raise InputError(f"Expected --start to be a full run, received {head_dir}, a smoke run.")
-    run.precision = metrics["precision"]
+    run.precision = choose_precision(metrics["precision"])
 
     # A resumed run must continue from the head it was started from.
     note, found = run.dir / "state" / "head.json", {"model": sha256_of(head_dir / "model.keras")}
