@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Expected Python 3.11 or later, found ' + sys.version.split()[0])"
 	@echo "Installing TensorFlow and other packages into .venv: a few minutes, 3 GB."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[weights,export,demo,tensorboard,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[weights,demo,tensorboard,test]'
 	@touch $@
 
 run: $(READY)  ## the complete ladder at a small setting, on sketches if there are no photographs

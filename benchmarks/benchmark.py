@@ -29,17 +29,17 @@ from growth import run_alone
 from textbook import EPOCHS, time_textbook
 
 from catsdogs import cli
-from catsdogs.config import FEATURE_EXTRACT, FINETUNE, SCRATCH
+from catsdogs.config import FINETUNE, SCRATCH
 from catsdogs.data.augment import NUM_RANDOM, augment
 from catsdogs.data.batches import encode_labels, image_batches
 from catsdogs.data.images import load_split
 from catsdogs.data.manifest import find_data_dir, load_manifest
 from catsdogs.files import read_json, write_json
 from catsdogs.models.backbones import (
-    BACKBONES,
     build_base,
     build_classifier,
     build_head,
+    find_backbone,
     split_model,
     unfreeze_after,
 )
@@ -80,7 +80,7 @@ def run_benchmark(data_dir, quick=False):
     Returns:
         A JSON-ready dictionary.
     """
-    size, steps = (64, 2) if quick else (FEATURE_EXTRACT["best"].image_size, 10)
+    size, steps = (64, 2) if quick else (find_backbone(_BACKBONE).image_size, 10)
     pathlib.Path("runs").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir="runs") as folder:
         data = pathlib.Path(folder) / "data"
@@ -194,7 +194,9 @@ def measure_extraction(image_size, precision, turns):
     gflop = count_flops(conv_base, image_size) / 1e9
     rates = []  # images/s of extraction, and possible
     with tempfile.TemporaryDirectory() as folder:
-        store = FeatureStore(folder, _BACKBONE, conv_base, dataset_digest="", precision=precision)
+        store = FeatureStore(
+            folder, conv_base, find_backbone(_BACKBONE).cut, dataset_digest="", precision=precision
+        )
         for turn in range(1 + turns):
             seconds = _seconds(lambda turn=turn: store.features(images, f"{turn}", keep_cut=True))
             rates.append((len(images) / seconds, _possible_gflops() / gflop))
@@ -298,7 +300,7 @@ def measure_fine_tuning(image_size, steps):
     """
     choose_precision()
     conv_base = build_base(_BACKBONE, image_size, "average")
-    cut, batch_size = BACKBONES[_BACKBONE].cut, FINETUNE["best"].batch_size
+    cut, batch_size = find_backbone(_BACKBONE).cut, FINETUNE["best"].batch_size
     unfreeze_after(conv_base, cut)
     classifier = build_classifier(conv_base, build_head(conv_base.output.shape[1:]))
     _, model = split_model(classifier, cut)
@@ -347,11 +349,13 @@ def _time_training(model, num_classes, batches, steps, flops):
 
 
 def _convolutions(model):
-    return [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    kinds = keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D
+    return [layer for layer in model.layers if isinstance(layer, kinds)]
 
 
 def _flops(convolution, output_shape):
-    return 2 * math.prod(output_shape[1:]) * math.prod(convolution.kernel.shape[:3])
+    kernels = [weight.shape for weight in convolution.weights if len(weight.shape) == 4]
+    return 2 * math.prod(output_shape[1:3]) * sum(map(math.prod, kernels))
 
 
 def _seconds(function):

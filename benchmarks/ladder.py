@@ -1,4 +1,4 @@
-"""Runs every stage of the ladder, evaluates each run and prints one table.
+"""Runs every stage of the ladder, evaluates the runs and prints one table.
 
 Each stage is the command that a user would type, in a process of its own. Finished runs are not
 repeated, so the same command resumes an interrupted ladder.
@@ -126,7 +126,7 @@ SWEEP = (
 
 
 def climb(steps, data_dir, root, *, evaluate=True, tta=False):
-    """Trains every step, resuming what is there, and evaluates those that are not evaluated yet.
+    """Trains every step, resuming what is there, then evaluates those not evaluated yet.
 
     Args:
         steps: `SMALL`, `FULL`, `SWEEP` or other `Step`s.
@@ -144,8 +144,10 @@ def climb(steps, data_dir, root, *, evaluate=True, tta=False):
         start = ("--start", run_dir.with_name(step.start)) if step.start else ()
         places = ("--data-dir", data_dir, "--run-dir", run_dir, "--resume")
         _run(step.script, *step.flags, *start, *places)
-        if evaluate and "test" not in read_json(run_dir / "metrics.json"):
-            _run("evaluate", *["--tta"] * tta, run_dir)
+    new = [run_dir for run_dir in run_dirs if "test" not in read_json(run_dir / "metrics.json")]
+    if evaluate and new:
+        print("\nEvaluation on the test split", flush=True)
+        _run("evaluate", *["--tta"] * tta, *new)
     return run_dirs
 
 

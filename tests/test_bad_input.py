@@ -136,7 +136,10 @@ BAD_INPUT = [
     ),
     ("train_scratch --data-dir data --run-dir notes.txt/run", "notes.txt.*choose another path"),
     ("train_feature_extract --data-dir data --backbone resnet", r"out of vgg16.*Received: resnet"),
-    ("train_feature_extract --data-dir data --weights missing.h5", "--weights=missing.h5. Correct"),
+    (
+        "train_feature_extract --data-dir data --backbone-weights missing.h5",
+        "--backbone-weights=missing.h5. Correct",
+    ),
     ("finetune --data-dir data --start missing", "Expected a finished run at missing"),
     ("finetune --data-dir data --start interrupted", "no metrics.json.*--resume"),
     ("finetune --data-dir data --start run", "a feature extraction with vgg16, received run: scra"),

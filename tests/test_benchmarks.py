@@ -136,8 +136,9 @@ def commands(monkeypatch):
             path = pathlib.Path(flags[flags.index("--run-dir") + 1], "metrics.json")
             if not path.exists():
                 write_json(path, METRICS)
-        else:
-            write_json(pathlib.Path(flags[-1], "metrics.json"), {**METRICS, "test": MEASURED})
+        for run_dir in flags if script.endswith("evaluate.py") else ():
+            if run_dir != "--tta":
+                write_json(pathlib.Path(run_dir, "metrics.json"), {**METRICS, "test": MEASURED})
         return types.SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(ladder.subprocess, "run", run)
@@ -151,8 +152,7 @@ def test_the_ladder_resumes_every_step_and_evaluates_each_once(commands, tmp_pat
         (step.script, *step.flags, "--data-dir", "data", "--run-dir", str(run_dir), "--resume")
         for step, run_dir in zip(STEPS, run_dirs, strict=True)
     ]
-    evaluate = [("evaluate", "--tta", str(run_dir)) for run_dir in run_dirs]
-    assert commands == [train[0], evaluate[0], train[1], evaluate[1]]
+    assert commands == [*train, ("evaluate", "--tta", *map(str, run_dirs))]
     commands.clear()
     ladder.climb(STEPS, "data", tmp_path)
     assert commands == train

@@ -53,14 +53,16 @@ def test_smoke_only_shrinks(preset):
     changed = {name for name, value in vars(preset).items() if getattr(small, name) != value}
     assert changed <= {"epochs", "image_size", "crop_size", "first_crop_size", "views", "smoke"}
     assert small.epochs <= 2 and getattr(small, "image_size", 64) == 64
-    assert all(getattr(small, name) <= getattr(preset, name) for name in changed - {"smoke"})
+    assert all(
+        getattr(small, name) <= (getattr(preset, name) or 64) for name in changed - {"smoke"}
+    )
     assert config.shrink(dataclasses.replace(preset, epochs=1)).epochs == 1
 
 
 def test_fine_tuning_starts_from_a_head_of_its_own_backbone_precision_and_seed():
-    tune = config.FinetuneConfig(seed=3, precision="float32", weights="w.h5")
+    tune = config.FinetuneConfig(seed=3, precision="float32", backbone_weights="w.h5")
     assert config.head_config(tune) == config.FeatureExtractConfig(
-        seed=3, precision="float32", weights="w.h5"
+        seed=3, precision="float32", backbone_weights="w.h5"
     )
     end_to_end = dataclasses.replace(config.FINETUNE["textbook"], smoke=True)
     head = config.head_config(end_to_end)
@@ -74,7 +76,7 @@ def test_only_settings_that_change_the_figures_count_as_changed():
     assert config.changed_settings(recorded, best) == {}
     assert config.changed_settings({**recorded, "epochs": 7}, best) == {"epochs": 7}
     # Crops are those of the strong augmentation only; where weights lie changes nothing.
-    crops = {**recorded, "crop_size": 64, "first_crop_size": 40, "weights": "elsewhere.h5"}
+    crops = {**recorded, "crop_size": 64, "first_crop_size": 40, "backbone_weights": "elsewhere.h5"}
     assert config.changed_settings(crops, best) == {"crop_size": 64, "first_crop_size": 40}
     none = dataclasses.replace(best, augmentation="none")
     assert config.changed_settings({**crops, "augmentation": "none"}, none) == {}

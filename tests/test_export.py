@@ -143,13 +143,6 @@ def test_only_an_earlier_export_is_replaced(pixels, files, tmp_path):
         assert contents(tmp_path / name) == before
 
 
-def test_without_the_extra_there_is_one_line(pixels, files, tmp_path, monkeypatch):
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install '.\[export\]'"):
-        export_model(pixels, "onnx", tmp_path / "out", files)
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_command_compares_on_validation_pictures(pixels, tmp_path, monkeypatch, capsys):
     run_dir = pixels.path.parent
     settings = {"stage": "scratch", "data_dir": str(tmp_path / "data"), "smoke": False}

@@ -32,10 +32,10 @@ def tiny(monkeypatch):
 def open_store(tmp_path):
     """Opens a store in the test's folder, with another base or key if given."""
 
-    def open_store(base=None, folder="features", backbone="tiny", **key):
-        base = base or build_base(backbone, SIZE, "average")
+    def open_store(base=None, folder="features", **key):
+        base = base or build_base("tiny", SIZE, "average")
         key = {"dataset_digest": "d", "precision": "float32"} | key
-        return FeatureStore(tmp_path / folder, backbone, base, **key)
+        return FeatureStore(tmp_path / folder, base, TINY.cut, **key)
 
     return open_store
 
@@ -116,12 +116,18 @@ def test_whatever_decides_the_content_is_in_the_name(open_store, tmp_path, monke
         (found,) = files_in(tmp_path / folder)
         return found
 
-    def with_tiny(**changes):
-        monkeypatch.setitem(BACKBONES, "tiny", dataclasses.replace(TINY, **changes))
-        base = build_base("tiny", SIZE, "average")
-        return names(base=base)
+    def with_tiny(build=build_tiny):
+        monkeypatch.setitem(BACKBONES, "tiny", dataclasses.replace(TINY, build=build))
+        return names(base=build_base("tiny", SIZE, "average"))
 
-    def build_darker(image_size):
+    def build_other(image_size, weights):
+        base = build_tiny(image_size)
+        kernel, bias = base.get_layer("conv1").get_weights()
+        kernel.flat[0] = np.nextafter(kernel.flat[0], np.float32(9))  # by one bit
+        base.get_layer("conv1").set_weights([kernel, bias])
+        return base
+
+    def build_darker(image_size, weights):
         base = build_tiny(image_size)
         darker = keras.models.clone_model(
             base, clone_function=lambda layer: (
@@ -129,6 +135,7 @@ def test_whatever_decides_the_content_is_in_the_name(open_store, tmp_path, monke
                 else type(layer).from_config(layer.get_config())
             )
         )  # fmt: skip
+        darker.set_weights(base.get_weights())
         return keras.Model(darker.input, darker.output)
 
     larger = np.zeros((2, 40, 40, 3), np.uint8)
@@ -137,7 +144,7 @@ def test_whatever_decides_the_content_is_in_the_name(open_store, tmp_path, monke
         names(images=IMAGES[:3]), names(dataset_digest="another"),
         names(precision="mixed_bfloat16"), names(base=build_base("tiny", SIZE, "none")),
         names(images=larger, base=build_base("tiny", 40, "average")),
-        with_tiny(weights_digest="another"), with_tiny(build=build_darker),
+        with_tiny(build_other), with_tiny(build_darker),
     ]  # fmt: skip
     assert len(set(found)) == len(found)
     assert with_tiny() == names() == found[0]

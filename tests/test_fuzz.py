@@ -34,9 +34,10 @@ from catsdogs.data.manifest import load_manifest
 from catsdogs.data.sources import open_source
 from catsdogs.data.splits import prepare
 from catsdogs.errors import InputError
-from catsdogs.models import weights as weights_module
+from catsdogs.models import vgg16
 from catsdogs.models.model_file import load_saved_model, save_model
-from catsdogs.models.weights import digest_tensors, load_vgg16_weights
+from catsdogs.models.vgg16 import load_vgg16_weights
+from catsdogs.models.weights import digest_tensors
 from catsdogs.stages import scratch
 from catsdogs.stages.run import load_run
 
@@ -348,7 +349,7 @@ def test_damaged_weights(campaign, place, content):
     digest = digest_tensors(tensor for pair in tensors.values() for tensor in pair)
     fault = campaign.fault("random weights: the right tensors or one line")
     with pytest.MonkeyPatch.context() as patch, fault:
-        patch.setattr(weights_module, "VGG16_DIGEST", digest)
+        patch.setattr(vgg16, "VGG16_DIGEST", digest)
         for data in (undamaged, content):
             (place / "weights.h5").write_bytes(data)
             found = accepted(load_vgg16_weights, place / "weights.h5")

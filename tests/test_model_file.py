@@ -54,7 +54,7 @@ def test_good_models_come_back_as_they_were(build, classes, policy, tmp_path):
     for path in (tmp_path, tmp_path / "model.keras"):
         saved = load_saved_model(path)
         assert (saved.classes, saved.image_size, saved.temperature) == (classes, 48, 1.5)
-        assert read_card(path) == {**CARD, "classes": classes}
+        assert read_card(path) == {**CARD, "classes": classes, "engine": "tensorflow"}
         np.testing.assert_array_equal(saved.model.predict(IMAGES, verbose=0), expected)
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), expected)

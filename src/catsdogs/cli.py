@@ -27,6 +27,7 @@ from catsdogs import config, console
 from catsdogs.errors import InputError, describe_invalid, printable, shorten, user_message
 
 __all__ = [
+    "cross_validate",
     "demo",
     "evaluate",
     "explain",
@@ -146,22 +147,29 @@ def train_scratch():
     console.print_outcome(*scratch.train_scratch(settings, **vars(paths)))
 
 
+@dataclasses.dataclass(frozen=True)
+class PretrainedPaths(TrainingPaths):
+    list_backbones: bool = False
+    """Print the backbones that there are, and end."""
+
+
 @command
 def train_feature_extract():
     """Trains a new head on a frozen base that was pretrained on ImageNet.
 
     Examples:
         python scripts/train_feature_extract.py --smoke               does it run? (seconds)
-        python scripts/train_feature_extract.py                       cached features: minutes
+        python scripts/train_feature_extract.py --preset light        a light backbone: a minute
+        python scripts/train_feature_extract.py                       VGG16: minutes
         python scripts/train_feature_extract.py --image-size 256      faster, a little less accurate
         python scripts/train_feature_extract.py --variant augmented   several views of each image
         python scripts/train_feature_extract.py --preset textbook
         python scripts/train_feature_extract.py --resume              resume after an interruption
     """
-    settings, paths = parse_training(config.FEATURE_EXTRACT, train_feature_extract.__doc__)
+    settings, paths = parse_pretrained(config.FEATURE_EXTRACT, train_feature_extract.__doc__)
     with quiet_tensorflow():
         from catsdogs.stages import feature_extract
-    console.print_outcome(*feature_extract.train_feature_extract(settings, **vars(paths)))
+    console.print_outcome(*feature_extract.train_feature_extract(settings, **paths))
 
 
 @command
@@ -171,13 +179,55 @@ def finetune():
     Examples:
         python scripts/finetune.py --smoke               does it run? (seconds)
         python scripts/finetune.py                       makes the head first if there is none
+        python scripts/finetune.py --preset light        a light backbone, in minutes
         python scripts/finetune.py --start runs/dogs-vs-cats/feature_extract-best-cached-seed0
         python scripts/finetune.py --resume              resume after an interruption
     """
-    settings, paths = parse_training(config.FINETUNE, finetune.__doc__)
+    settings, paths = parse_pretrained(config.FINETUNE, finetune.__doc__)
     with quiet_tensorflow():
         from catsdogs.stages import finetune as stage
-    console.print_outcome(*stage.finetune(settings, **vars(paths)))
+    console.print_outcome(*stage.finetune(settings, **paths))
+
+
+@pydantic.dataclasses.dataclass(frozen=True)
+class CrossValidationArguments:
+    data_dir: str | None = None
+    """Prepared dataset; by default the photographs if there are any, else the sketches."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Parts that the pictures are divided into; each is predicted by a head trained on the rest."""
+    repeats: Annotated[int, Field(ge=1)] = 1
+    """Times that this is done, divided differently each time."""
+    include_test: bool = False
+    """Use the test pictures too: for final figures, never to compare settings."""
+    output: str | None = None
+    """JSON file to add the result to."""
+
+
+@command
+def cross_validate():
+    """Measures a head on cached features by cross-validation, on all training and validation
+    pictures.
+
+    Examples:
+        python scripts/cross_validate.py --preset light
+        python scripts/cross_validate.py --preset record --folds 2 --repeats 3
+        python scripts/cross_validate.py --units 64 --output results.json
+    """
+    settings, arguments = parse_training(
+        config.FEATURE_EXTRACT, cross_validate.__doc__, CrossValidationArguments
+    )
+    with quiet_tensorflow():
+        from catsdogs.stages import cross_validate as stage
+    result = stage.cross_validate(
+        settings,
+        arguments.data_dir,
+        folds=arguments.folds,
+        repeats=arguments.repeats,
+        include_test=arguments.include_test,
+    )
+    console.print_cross_validation(result)
+    if arguments.output:
+        stage.add_result(arguments.output, result)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -432,15 +482,16 @@ def parse(arguments_class, description, default=None):
         raise InputError(_reason(stop, complaint.getvalue())) from None
 
 
-def parse_training(presets, description):
+def parse_training(presets, description, others=TrainingPaths):
     """Parses the command line of a training stage: a preset, changed by every other flag.
 
     Args:
         presets: `{"best": config, "textbook": config}` of one stage.
         description: As for `parse`.
+        others: Dataclass of the flags that are no settings of the stage.
 
     Returns:
-        A pair of the stage's config and `TrainingPaths`.
+        A pair of the stage's config and an instance of `others`.
     """
     words = [word for argument in sys.argv[1:] for word in argument.split("=", 1)]
     chosen = [name for flag, name in itertools.pairwise(words) if flag == "--preset"]
@@ -450,12 +501,28 @@ def parse_training(presets, description):
         "Arguments",
         [
             ("settings", tyro.conf.OmitArgPrefixes[type(preset)]),
-            ("paths", tyro.conf.OmitArgPrefixes[TrainingPaths]),
+            ("others", tyro.conf.OmitArgPrefixes[others]),
         ],
         frozen=True,
     )
-    arguments = parse(arguments_class, description, arguments_class(preset, TrainingPaths()))
-    return arguments.settings, arguments.paths
+    arguments = parse(arguments_class, description, arguments_class(preset, others()))
+    return arguments.settings, arguments.others
+
+
+def parse_pretrained(presets, description):
+    """As `parse_training`, but prints the backbones and ends if that was asked for.
+
+    Returns:
+        A pair of the stage's config and a dictionary of the fields of `TrainingPaths`.
+    """
+    settings, paths = parse_training(presets, description, PretrainedPaths)
+    paths = dataclasses.asdict(paths)
+    if paths.pop("list_backbones"):
+        with quiet_tensorflow():
+            from catsdogs.models.backbones import BACKBONES
+        console.print_backbones(BACKBONES)
+        sys.exit()
+    return settings, paths
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """Every setting of every stage: one class a stage, and its presets.
 
-The `best` presets are this project's own recipes, chosen on the validation split; `record` takes
-longer for more. The `textbook` presets follow chapter 5 of the first edition of *Deep Learning with
-Python* (F. Chollet, 2017): architecture, optimizer, learning rate and epochs, in batches of 20. The
-docstring under a field is its help text on the command line.
+The `best` presets are this project's own recipes, chosen on the validation split; `light` takes
+a minute, with a light backbone; `record` aims at the highest accuracy. The `textbook` presets
+follow chapter 5 of the first edition of *Deep Learning with Python* (F. Chollet, 2017):
+architecture, optimizer, learning rate and epochs, in batches of 20. The docstring under a field is
+its help text on the command line.
 """
 
 import dataclasses
@@ -127,16 +128,21 @@ class ScratchConfig(_TrainingConfig):
 class FeatureExtractConfig(_TrainingConfig):
     """Settings of a new head on a frozen pretrained base."""
 
+    preset: Literal["best", "light", "record", "textbook"] = "best"
+    """Recipe to start from; every other flag changes one of its settings."""
     backbone: str = "vgg16"
-    """Pretrained backbone."""
+    """Pretrained backbone; --list-backbones shows them."""
     variant: Literal["cached", "augmented", "end_to_end"] = "cached"
     """Features of each image, computed once; of several augmented views of it; or the frozen base
     run in every epoch on freshly augmented images."""
-    image_size: Pixels = 320
-    """Side of the square images in pixels: the cheapest way to more accuracy."""
+    image_size: Pixels | None = None
+    """Side of the square images in pixels, by default the backbone's own; more pixels are the
+    cheapest way to more accuracy."""
     views: Count = 3
     """Views of each training image for `augmented`: itself, its horizontal flip, then random
     warps."""
+    engine: Literal["auto", "tensorflow", "onnxruntime"] = "auto"
+    """What computes the features; `auto` takes what is faster for this backbone on this CPU."""
     pooled_only: bool = False
     """Do not keep the activations that fine-tuning trains on (for VGG16 0.4 MB an image at 320
     pixels): saves disk, but fine-tuning then computes them."""
@@ -150,19 +156,23 @@ class FeatureExtractConfig(_TrainingConfig):
     """Dropout rate after the dense layer."""
     batch_size: Count = 64
     """Images per step."""
-    weights: str | None = None
-    """File with the base's ImageNet weights; found or downloaded if not given."""
+    backbone_weights: str | None = None
+    """File with the base's ImageNet weights; found or downloaded if not given. `none`: random."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_NO_OTHERS)
 class FinetuneConfig(_TrainingConfig):
     """Settings of training the base's last block together with a trained head."""
 
+    preset: Literal["best", "light", "record", "textbook"] = "best"
+    """Recipe to start from; every other flag changes one of its settings."""
     backbone: str = "vgg16"
-    """Pretrained backbone."""
+    """Pretrained backbone; --list-backbones shows them."""
     variant: Literal["cached", "augmented", "end_to_end"] = "augmented"
     """Train on stored activations of each image; of several views of it; or run the complete
     network in every epoch on freshly augmented images."""
+    engine: Literal["auto", "tensorflow", "onnxruntime"] = "auto"
+    """What computes the stored activations; `auto` takes what is faster on this CPU."""
     start: str | None = None
     """Run folder of the feature extraction to start from; found or made if not given."""
     views: Count = 2
@@ -174,8 +184,8 @@ class FinetuneConfig(_TrainingConfig):
     """Fraction of the steps for a linear warm-up of AdamW's learning rate."""
     epochs: Count = 4
     """Passes over the training images."""
-    weights: str | None = None
-    """File with the base's ImageNet weights; found or downloaded if not given."""
+    backbone_weights: str | None = None
+    """File with the base's ImageNet weights; found or downloaded if not given. `none`: random."""
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     """Numeric precision, which must be that of the run to start from; `auto` follows that run."""
 
@@ -200,6 +210,10 @@ SCRATCH = {
 
 FEATURE_EXTRACT = {
     "best": FeatureExtractConfig(),
+    "light": FeatureExtractConfig(preset="light", backbone="efficientnet-lite0", normalize=False),
+    "record": FeatureExtractConfig(
+        preset="record", backbone="efficientnet-lite2", image_size=380, normalize=False
+    ),
     "textbook": FeatureExtractConfig(
         preset="textbook",
         image_size=150,
@@ -214,6 +228,8 @@ FEATURE_EXTRACT = {
 
 FINETUNE = {
     "best": FinetuneConfig(),
+    "light": FinetuneConfig(preset="light", backbone="efficientnet-lite0"),
+    "record": FinetuneConfig(preset="record", backbone="efficientnet-lite2"),
     "textbook": FinetuneConfig(
         preset="textbook",
         variant="end_to_end",
@@ -264,8 +280,9 @@ def head_config(config):
         preset,
         variant=variant,
         backbone=config.backbone,
-        weights=config.weights,
+        backbone_weights=config.backbone_weights,
         precision=config.precision,
+        engine=config.engine,
         seed=config.seed,
         smoke=config.smoke,
     )
@@ -282,7 +299,9 @@ def changed_settings(recorded, config):
     Returns:
         A dictionary of the recorded values that differ.
     """
-    without_effect = {"weights", "start", "pooled_only"}
+    without_effect = {"start", "pooled_only"}
+    if "none" not in (recorded.get("backbone_weights"), getattr(config, "backbone_weights", None)):
+        without_effect.add("backbone_weights")  # wherever the ImageNet weights came from
     if recorded.get("variant") != "augmented":
         without_effect.add("views")
     if recorded.get("augmentation") != "strong":

@@ -4,7 +4,9 @@ import pathlib
 import sys
 import time
 
-__all__ = ["Progress", "print_evaluation", "print_outcome"]
+__all__ = [
+    "Progress", "print_backbones", "print_cross_validation", "print_evaluation", "print_outcome",
+]  # fmt: skip
 
 _SECONDS_BETWEEN_LINES = 10  # off a terminal
 _MAX_MISTAKES = 6  # kinds of mistake listed for each run
@@ -76,6 +78,31 @@ def print_outcome(run_dir, metrics):
         f" best epoch {metrics['best_epoch']}, {metrics['wall_seconds'] / 60:.1f} minutes.\n"
         f"Run folder: {run_dir}\n"
         f"Next: python scripts/evaluate.py {run_dir}"
+    )
+
+
+def print_backbones(backbones):
+    """Prints a table of backbones.
+
+    Args:
+        backbones: `{name: record}`, see `catsdogs.models.backbones`.
+    """
+    print(f"{'backbone':<20}{'image':>7}{'parameters':>12}{'GFLOP':>8}  weights")
+    for name, one in backbones.items():
+        print(
+            f"{name:<20}{f'{one.image_size}²':>7}{f'{one.num_parameters / 1e6:.1f} M':>12}"
+            f"{one.gflop:>8.3g}  {one.weights}"
+        )
+
+
+def print_cross_validation(result):
+    """Prints what `catsdogs.stages.cross_validate` returns, in a line."""
+    low, high = result["interval95"]
+    spread = "" if result["std"] is None else f" ± {100 * result['std']:.2f}"
+    print(
+        f"{result['backbone']} {result['image_size']}²: {result['accuracy']:.2%}{spread} of "
+        f"{result['n']:,} pictures (95 % interval {low:.2%} to {high:.2%}); "
+        f"folds: {result['folds']}, repeats: {result['repeats']}, {result['seconds']:.0f} s."
     )
 
 

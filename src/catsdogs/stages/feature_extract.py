@@ -1,5 +1,6 @@
 """Feature extraction: a new head on a frozen pretrained base."""
 
+import dataclasses
 import math
 
 from catsdogs.config import FINETUNE
@@ -9,12 +10,18 @@ from catsdogs.data.batches import (
     feature_batches,
     image_batches,
 )
-from catsdogs.models.backbones import build_base, build_classifier, build_head, freeze
+from catsdogs.models.backbones import (
+    build_base,
+    build_classifier,
+    build_head,
+    find_backbone,
+    freeze,
+)
 from catsdogs.models.fused_norm import training_copy
 from catsdogs.stages.optimization import build_loss, build_metrics, build_optimizer
 from catsdogs.stages.run import open_run
 
-__all__ = ["train_feature_extract"]
+__all__ = ["train_feature_extract", "with_image_size"]
 
 
 def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=False):
@@ -27,6 +34,7 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
     Returns, raises:
         As `train_scratch`.
     """
+    config = with_image_size(config)
     with open_run(
         "feature_extract", config.variant, config, data_dir, run_dir,
         resume=resume, tensorboard=tensorboard,
@@ -35,8 +43,10 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
             return run.outcome()
         config = run.config
 
-        # Model. The base comes first: a wrong --weights is reported before minutes of decoding.
-        conv_base = build_base(config.backbone, config.image_size, config.pooling, config.weights)
+        # Model. The base comes first: wrong weights are reported before minutes of decoding.
+        conv_base = build_base(
+            config.backbone, config.image_size, config.pooling, config.backbone_weights
+        )
         freeze(conv_base)
         head = build_head(
             conv_base.output.shape[1:],
@@ -66,7 +76,8 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
             validation = evaluation_batches(validation_images, validation_targets)
         else:
             # The base runs once on each view of an image, and the head trains on what is stored.
-            store, trained = run.feature_store(config.backbone, conv_base), training_copy(head)
+            store = run.feature_store(conv_base, find_backbone(config.backbone))
+            trained = training_copy(head)
             num_views = config.views if config.variant == "augmented" else 1
             # The activations that fine-tuning starts from are kept on the way.
             num_kept = 0 if config.pooled_only else FINETUNE["best"].views
@@ -112,3 +123,9 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
             classifier, trained, validation, validation_labels,
             image_size=config.image_size, store=store,
         )  # fmt: skip
+
+
+def with_image_size(config):
+    """The config itself, or with its backbone's image size if it has none."""
+    size = config.image_size or find_backbone(config.backbone).image_size
+    return dataclasses.replace(config, image_size=size)

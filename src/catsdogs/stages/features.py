@@ -21,7 +21,9 @@ from catsdogs.console import Progress
 from catsdogs.data import augment
 from catsdogs.data.batches import image_view, read_rows
 from catsdogs.files import atomic_path, lock, sha256_of
-from catsdogs.models.backbones import find_backbone, split_model
+from catsdogs.models.backbones import split_model
+from catsdogs.models.engine import inference_function
+from catsdogs.models.weights import digest_tensors
 
 __all__ = ["FeatureStore", "ShardedArray"]
 
@@ -39,21 +41,22 @@ class FeatureStore:
 
     Args:
         folder: Where the activations are kept, `str` or `Path`.
-        backbone: Name of the record in `BACKBONES` that `conv_base` is made of.
-        conv_base: A base, or a classifier whose layers up to the backbone's cut are frozen.
+        conv_base: A base, or a classifier that has its layers.
+        cut: Name of the last layer that no stage trains; see `Backbone`.
         dataset_digest: `Manifest.digest` of the pictures.
         precision: Name of the dtype policy that `conv_base` was built under.
+        engine: What computes, see `inference_function`.
 
     Attributes:
+        engine: What computes.
         reused: Whether anything was found on disk.
-        computed: Whether anything was computed. Both are for honest timings.
+        computed: Whether anything was computed. These two are for honest timings.
     """
 
-    def __init__(self, folder, backbone, conv_base, *, dataset_digest, precision):
-        self._folder = pathlib.Path(folder)
+    def __init__(self, folder, conv_base, cut, *, dataset_digest, precision, engine="tensorflow"):
+        self._folder, self.engine = pathlib.Path(folder), engine
         self.reused = self.computed = False
-        record = find_backbone(backbone)
-        self._cut, self._last = record.cut, conv_base.layers[-1].name
+        self._cut, self._last = cut, conv_base.layers[-1].name
         self._image_size = conv_base.input.shape[1]
         prefix, suffix = split_model(conv_base, self._cut)
         # What passes the cut is float16, so that the result is the same whether it comes from the
@@ -61,20 +64,22 @@ class FeatureStore:
         at_cut = keras.ops.cast(prefix.output, "float16")
         stored = keras.Input(suffix.input.shape[1:], dtype="float16")
         last = keras.ops.cast(suffix(at_cut), "float16")
+        # By the layers whose output is wanted; from the cut on, only the last one's is.
         self._models = {
             (self._cut,): keras.Model(prefix.input, [at_cut]),
             (self._last,): keras.Model(prefix.input, [last]),
             (self._cut, self._last): keras.Model(prefix.input, [at_cut, last]),
+            "from cut": keras.Model(stored, [keras.ops.cast(suffix(stored), "float16")]),
         }
-        self._from_cut = keras.Model(stored, [keras.ops.cast(suffix(stored), "float16")])
+        self._functions = {}
         self._networks = {self._cut: _describe(prefix), self._last: _describe(prefix, suffix)}
         self._key = {
             "format": _FORMAT,
             "keras": keras.version(),
             "backend": keras.backend.backend(),
-            "weights": record.weights_digest,
             "dataset": dataset_digest,
             "precision": precision,
+            "engine": engine,
         }
         # The same batches whatever is computed, since the last bits may depend on them.
         self._batch_size = max(1, min(_BATCH_SIZE, int(_BATCH_PIXELS / self._image_size**2)))
@@ -87,8 +92,7 @@ class FeatureStore:
             images: uint8 (n, image_size, image_size, 3).
             split: `"train"`, `"validation"` or `"test"`.
             view: Number of the view; see `image_view`.
-            cut: Name of the layer whose output is wanted: the backbone's cut, or by default the
-                base's last layer.
+            cut: Name of the layer whose output is wanted: the cut, or by default the last layer.
             keep_cut: Whether to store also what passes the cut on the way, for fine-tuning, so
                 that no image passes a block twice.
 
@@ -129,19 +133,30 @@ class FeatureStore:
                     if at_cut[number].exists():  # then the frozen blocks have run already
                         self.reused = True
                         activations = np.load(at_cut[number], mmap_mode="r")
-                        model, load = self._from_cut, functools.partial(_read, activations, start)
+                        compute = self._function("from cut")
+                        load = functools.partial(_read, activations, start)
                     else:
-                        model = self._models[tuple(missing)]
+                        compute = self._function(tuple(missing))
                         load = functools.partial(image_view, images, view=view)
                     batches = [
                         slice(row, min(row + self._batch_size, stop))
                         for row in range(start, stop, self._batch_size)
                     ]
-                    outputs = _predict(model, load, batches, thread)
+                    outputs = _predict(compute, load, batches, thread)
                     for path, rows in zip(missing.values(), outputs, strict=True):
                         with atomic_path(path) as temporary, open(temporary, "wb") as file:
                             np.save(file, rows)
                 progress.update(stop)
+
+    def _function(self, wanted):
+        """What computes the outputs of one of the models, made when it is first needed."""
+        if wanted not in self._functions:
+            content = str(wanted), self._image_size, self._networks[self._last]
+            digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+            self._functions[wanted] = inference_function(
+                self._models[wanted], self.engine, self._folder / f"{digest}.onnx"
+            )
+        return self._functions[wanted]
 
     def _shards(self, images, split, view, layer):
         content = {
@@ -197,9 +212,10 @@ class ShardedArray:
 
 
 def _describe(*models):
-    """What models compute apart from their weights: operations and settings, JSON-ready."""
+    """What models compute: operations, settings and a digest of the weights, JSON-ready."""
     ignored = {"name", "trainable"}  # no activation depends on these
-    return [
+    weights = digest_tensors(tensor for model in models for tensor in model.get_weights())
+    return weights, [
         [
             type(operation).__name__,
             {k: v for k, v in operation.get_config().items() if k not in ignored},
@@ -218,13 +234,12 @@ def _read(activations, start, rows):
     return read_rows(activations, slice(rows.start - start, rows.stop - start))
 
 
-def _predict(model, load, batches, thread):
-    """The outputs of a model for `load(rows)` of all batches, a list of arrays."""
+def _predict(compute, load, batches, thread):
+    """What `compute` makes of `load(rows)` of all batches, a list of arrays."""
     found, loading = [], thread.submit(load, batches[0])
     for next_rows in (*batches[1:], None):
         inputs = loading.result()
         if next_rows:
             loading = thread.submit(load, next_rows)
-        # A list for two outputs, a bare array for one.
-        found.append(keras.tree.flatten(model.predict_on_batch(inputs)))
+        found.append(compute(inputs))
     return [np.concatenate(parts).astype(np.float16) for parts in zip(*found, strict=True)]

@@ -14,15 +14,10 @@ from catsdogs.data.batches import (
 )
 from catsdogs.errors import InputError
 from catsdogs.files import lock, read_json, sha256_of, write_json
-from catsdogs.models.backbones import (
-    check_frozen_layers,
-    find_backbone,
-    split_model,
-    unfreeze_after,
-)
+from catsdogs.models.backbones import find_backbone, split_model, unfreeze_after
 from catsdogs.models.fused_norm import training_copy
 from catsdogs.models.model_file import load_saved_model
-from catsdogs.stages.feature_extract import train_feature_extract
+from catsdogs.stages.feature_extract import train_feature_extract, with_image_size
 from catsdogs.stages.optimization import (
     build_loss,
     build_metrics,
@@ -62,9 +57,8 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
         keras.utils.set_random_seed(config.seed)  # the same whether the head was made or found
         saved = load_saved_model(head_dir)
         classifier, image_size = saved.model, saved.image_size
-        check_frozen_layers(classifier, config.backbone, head_dir)
-        cut = find_backbone(config.backbone).cut
-        unfreeze_after(classifier, cut)
+        record = find_backbone(config.backbone)
+        unfreeze_after(classifier, record.cut)
 
         # Data
         images, labels = run.load_split("train", image_size)
@@ -85,12 +79,14 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
             validation = evaluation_batches(validation_images, validation_targets)
         else:
             # The frozen layers run once on each view; the rest trains on stored activations.
-            store = run.feature_store(config.backbone, classifier)
-            _, suffix = split_model(classifier, cut)
+            store = run.feature_store(classifier, record)
+            _, suffix = split_model(classifier, record.cut)
             trained = training_copy(suffix)
             num_views = config.views if config.variant == "augmented" else 1
-            features = [store.features(images, "train", view, cut) for view in range(num_views)]
-            validation_features = store.features(validation_images, "validation", cut=cut)
+            features = [
+                store.features(images, "train", view, record.cut) for view in range(num_views)
+            ]
+            validation_features = store.features(validation_images, "validation", cut=record.cut)
             batches = feature_batches(features, targets, **batching)
             validation = evaluation_batches(validation_features, validation_targets)
 
@@ -128,7 +124,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
 
 def _find_head(run):
     """The feature extraction beside this run to start from, and whether it had to be made."""
-    config = head_config(run.config)
+    config = with_image_size(head_config(run.config))
     name = run_name("feature_extract", config.preset, config.variant, config.seed)
     head_dir, number = run.dir.with_name(name), 1
     with lock(head_dir, wait=True):  # another fine-tuning may be making it
@@ -186,7 +182,7 @@ def _check_head(run, head_dir, made):
     return {
         "run": head_dir.name,
         "made": made,
-        "changes": changed_settings(metrics["config"], head_config(run.config)),
+        "changes": changed_settings(metrics["config"], with_image_size(head_config(run.config))),
         "cold": metrics["cold"],
         "warm": metrics["warm"],
     }

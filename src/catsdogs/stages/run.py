@@ -36,6 +36,7 @@ from catsdogs.evaluation.calibration import apply_temperature, fit_temperature
 from catsdogs.evaluation.metrics import class_probabilities, evaluate_predictions
 from catsdogs.files import PART, lock, read_json, write_json
 from catsdogs.models.convnets import divide_logits
+from catsdogs.models.engine import Engine, choose_engine
 from catsdogs.models.model_file import save_model
 from catsdogs.stages.checkpoint import Checkpoint
 from catsdogs.stages.features import FeatureStore
@@ -104,6 +105,7 @@ class Metrics(TypedDict):
     classes: Annotated[list[str], Field(min_length=2)]
     image_size: Count
     precision: str
+    engine: NotRequired[Engine]
     config: dict[str, Any]
     num_parameters: Count
     num_trainable: int
@@ -178,12 +180,20 @@ class Run:
             images, labels = subset(images, split), subset(labels, split)
         return images, labels
 
-    def feature_store(self, backbone, conv_base):
-        """The dataset's `FeatureStore` for a base."""
+    def feature_store(self, conv_base, record):
+        """The dataset's `FeatureStore` for a base or classifier.
+
+        Args:
+            conv_base: As for `FeatureStore`.
+            record: The `Backbone` it is made of.
+        """
+        engine = choose_engine(self.config.engine, record.engine, self.precision)
+        print(f"{self.config.backbone} runs in {engine}.")
         return FeatureStore(
             self.data_dir / "features",
-            backbone,
             conv_base,
+            record.cut,
+            engine=engine,
             dataset_digest=self.manifest.digest,
             precision=self.precision,
         )
@@ -223,12 +233,14 @@ class Run:
         temperature = fit_temperature(labels, outputs)
         divide_logits(model, temperature)
         probabilities = apply_temperature(outputs, temperature)
+        engine = store.engine if store else "tensorflow"
         save_model(
             model,
             self.dir / "model.keras",
             classes=self.manifest.classes,
             image_size=image_size,
             temperature=temperature,
+            engine=engine,
         )
         self.checkpoint.draw_curves()
         metrics = {
@@ -241,6 +253,7 @@ class Run:
             "classes": list(self.manifest.classes),
             "image_size": image_size,
             "precision": self.precision,
+            "engine": engine,
             "config": dataclasses.asdict(config),
             "num_parameters": model.count_params(),
             "num_trainable": sum(int(np.prod(w.shape)) for w in trained.trainable_weights),
@@ -320,7 +333,7 @@ def open_run(
             callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
         keras.utils.set_random_seed(config.seed)
         precision = choose_precision(config.precision)
-        kind = " (sketches, not photographs)" if manifest.is_sketches else ""
+        kind = " (not photographs)" if manifest.is_sketches else ""
         print(f"{manifest.dataset}{kind}, {precision}. Curves: {run_dir}/curves.png")
         try:
             yield Run(

