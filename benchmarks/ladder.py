@@ -75,6 +75,9 @@ SMALL = (
 # the frozen base in every epoch is slow and is sampled for an epoch or two only.
 FULL = (
     *_for_seeds("finetune", "finetune-best-augmented"),
+    *_for_seeds("train_feature_extract", "feature_extract-light-cached", "--preset", "light"),
+    *_for_seeds("finetune", "finetune-light-augmented", "--preset", "light"),
+    *_for_seeds("train_feature_extract", "feature_extract-record-cached", "--preset", "record"),
     *_for_seeds("train_feature_extract", "feature_extract-best-cached"),
     *_for_seeds(
         "train_feature_extract", "feature_extract-best-augmented", "--variant", "augmented"

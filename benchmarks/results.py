@@ -43,13 +43,13 @@ _VARIANTS = {
 }
 # Settings that are no part of the recipe, or are shown elsewhere in its row.
 _NOT_SETTINGS = {
-    "preset", "variant", "augmentation", "image_size", "crop_size", "seed", "smoke",
+    "preset", "variant", "augmentation", "backbone", "image_size", "crop_size", "seed", "smoke",
 }  # fmt: skip
 # The rows of the README, by the names of their runs.
 _SHORT = (
     "scratch-textbook-basic", "scratch-best-strong", "scratch-record-strong",
-    "feature_extract-best-cached-150", "feature_extract-best-cached-256",
-    "feature_extract-best-cached", "feature_extract-best-augmented", "finetune-best-augmented",
+    "feature_extract-light-cached", "feature_extract-best-cached", "feature_extract-record-cached",
+    "finetune-light-augmented", "finetune-best-augmented",
 )  # fmt: skip
 _BEGIN, _END = "<!-- results: begin -->", "<!-- results: end -->"
 
@@ -94,8 +94,8 @@ def full_table(rows):
     """The table of `docs/results.md` as Markdown: every row from `summarize`, and its evidence."""
     lines = [
         "| stage | recipe | image | test accuracy | 95 % interval | with TTA | validation "
-        "| minutes | minutes, cached | peak memory | seeds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| minutes | minutes, cached | peak memory | processor | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         links = " ".join(
@@ -106,7 +106,8 @@ def full_table(rows):
         cells = (
             STAGES[row["stage"]][0], row["label"], f"{row['image_size']}²", _accuracy(row),
             _interval(row), tta, f"{100 * row['val_accuracy']:.1f} %",
-            _minutes(row["cold_seconds"]), _minutes(row["cached_seconds"]), _memory(row), links,
+            _minutes(row["cold_seconds"]), _minutes(row["cached_seconds"]), _memory(row),
+            row["hardware"].split()[2].removesuffix("(R)"), links,
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -155,7 +156,8 @@ def update(root=_ROOT):
 
 def _label(metrics):
     """Names a recipe: its variant, its preset, and what differs from the preset."""
-    label = _VARIANTS[metrics["variant"]]
+    backbone = metrics["config"].get("backbone")
+    label = (f"{backbone}, " if backbone else "") + _VARIANTS[metrics["variant"]]
     if metrics["preset"] != "best":
         label += f" ({metrics['preset']})"
     preset = _PRESETS[metrics["stage"]][metrics["preset"]]

@@ -73,8 +73,8 @@ def test_recipes_are_rows_of_their_own_from_scratch_first_then_by_accuracy(tmp_p
         ("best", "strong augmentation"),
         ("shorter", "strong augmentation, epochs 50"),
         ("plain", "no augmentation"),
-        ("other-head", "augmented views, head epochs 2"),
-        ("tuned", "augmented views"),
+        ("other-head", "vgg16, augmented views, head epochs 2"),
+        ("tuned", "vgg16, augmented views"),
     ]
 
 

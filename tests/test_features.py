@@ -211,6 +211,12 @@ def test_either_of_two_lost_shards_is_computed_alone(lost, open_store, tmp_path)
     assert shards[1].exists()
 
 
+def test_a_light_backbone_is_pointed_out_once_where_one_is_slow(open_store, monkeypatch, capsys):
+    monkeypatch.setattr(features, "_LONG", 0)
+    open_store().features(IMAGES, "train")
+    assert capsys.readouterr().err.count("With --preset light it is about one") == 1
+
+
 def test_shards_are_indexed_like_one_array(tmp_path):
     rows = np.random.default_rng(0).integers(0, 100, (10, 2, 3)).astype(np.float16)
     for number, part in enumerate(np.split(rows, [4, 8])):

@@ -28,6 +28,7 @@ _MODULES = {
                          "unfreeze_after"),
     "models.convnets": ("build_residual_convnet", "build_textbook_convnet"),
     "models.model_file": ("load_saved_model", "save_model"),
+    "stages.cross_validate": ("cross_validate",),
     "stages.evaluate": ("evaluate",),
     "stages.feature_extract": ("train_feature_extract",),
     "stages.finetune": ("finetune",),
@@ -76,6 +77,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     )
     from catsdogs.models.convnets import build_residual_convnet, build_textbook_convnet
     from catsdogs.models.model_file import load_saved_model, save_model
+    from catsdogs.stages.cross_validate import cross_validate
     from catsdogs.stages.evaluate import evaluate
     from catsdogs.stages.feature_extract import train_feature_extract
     from catsdogs.stages.finetune import finetune

@@ -212,7 +212,12 @@ FEATURE_EXTRACT = {
     "best": FeatureExtractConfig(),
     "light": FeatureExtractConfig(preset="light", backbone="efficientnet-lite0", normalize=False),
     "record": FeatureExtractConfig(
-        preset="record", backbone="efficientnet-lite2", image_size=380, normalize=False
+        preset="record",
+        backbone="efficientnet-lite2",
+        image_size=380,
+        normalize=False,
+        units=64,
+        learning_rate=1e-4,
     ),
     "textbook": FeatureExtractConfig(
         preset="textbook",

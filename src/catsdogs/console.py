@@ -58,6 +58,13 @@ class Progress:
             self._shown = time.monotonic()
             self._print()
 
+    def note(self, text):
+        """Prints a line above the bar."""
+        if self._bar:
+            self._bar.console.print(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
     def _count(self):
         count = f"{self._done // self._scale:,}"
         if self._total is not None:

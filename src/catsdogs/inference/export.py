@@ -12,7 +12,7 @@ import numpy as np
 
 from catsdogs.data import decode
 from catsdogs.data.images import decode_image
-from catsdogs.errors import InputError
+from catsdogs.errors import InputError, shorten
 from catsdogs.files import atomic_folder, write_json
 from catsdogs.inference.predict import list_pictures
 from catsdogs.models.convnets import in_float32
@@ -51,8 +51,9 @@ def export_model(saved, form, folder, pictures):
         float32; and that from the model in its own precision, which has no limit.
 
     Raises:
-        InputError: If there are no pictures, `folder` has other content, or the predictions differ
-            by more than 0.001 from Keras's in float32; then nothing is written.
+        InputError: If there are no pictures, `folder` has other content, the format cannot express
+            the model, or the predictions differ by more than 0.001 from Keras's in float32; then
+            nothing is written.
     """
     name, keras_format = FORMATS[form]
     folder = pathlib.Path(folder)
@@ -72,7 +73,13 @@ def export_model(saved, form, folder, pictures):
             model.export(
                 temporary / name, format=keras_format, verbose=False, input_signature=signature
             )
-        exported = load_exported(form, temporary)(images)
+        try:
+            exported = load_exported(form, temporary)(images)
+        except Exception as error:  # a converter may write what its reader does not know
+            raise InputError(
+                f"Expected a model that {form} can express, but {shorten(error)}. "
+                "Choose another --format."
+            ) from None
         difference = float(np.abs(exported - expected).max())
         own_difference = float(np.abs(exported - saved.model.predict_on_batch(images)).max())
         if not difference <= _TOLERANCE:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import pathlib
+import time
 
 import keras
 import numpy as np
@@ -27,9 +28,11 @@ from catsdogs.models.weights import digest_tensors
 
 __all__ = ["FeatureStore", "ShardedArray"]
 
-_BATCH_SIZE = 32  # at most: larger gains nothing on two cores and costs memory
+# At most: larger batches gain nothing on two cores and cost memory.
+_BATCH_SIZE = {"tensorflow": 32, "onnxruntime": 8}
 _BATCH_PIXELS = 2.5e6  # at most, so that large images take no more memory than medium ones
 _SHARD_SIZE = 256  # images, rounded up to complete batches
+_LONG = 300  # seconds for a view of a split, from which on a light backbone is pointed out
 _FORMAT = 2  # raised when the meaning of the files changes
 
 
@@ -71,7 +74,7 @@ class FeatureStore:
             (self._cut, self._last): keras.Model(prefix.input, [at_cut, last]),
             "from cut": keras.Model(stored, [keras.ops.cast(suffix(stored), "float16")]),
         }
-        self._functions = {}
+        self._functions, self._is_long = {}, False
         self._networks = {self._cut: _describe(prefix), self._last: _describe(prefix, suffix)}
         self._key = {
             "format": _FORMAT,
@@ -82,7 +85,9 @@ class FeatureStore:
             "engine": engine,
         }
         # The same batches whatever is computed, since the last bits may depend on them.
-        self._batch_size = max(1, min(_BATCH_SIZE, int(_BATCH_PIXELS / self._image_size**2)))
+        self._batch_size = max(
+            1, min(_BATCH_SIZE[engine], int(_BATCH_PIXELS / self._image_size**2))
+        )
         self._shard_size = math.ceil(_SHARD_SIZE / self._batch_size) * self._batch_size
 
     def features(self, images, split, view=0, cut=None, *, keep_cut=False):
@@ -130,6 +135,7 @@ class FeatureStore:
                 missing = {n: paths[number] for n, paths in shards.items()
                            if not paths[number].exists()}  # fmt: skip
                 if missing:
+                    began = time.perf_counter()
                     if at_cut[number].exists():  # then the frozen blocks have run already
                         self.reused = True
                         activations = np.load(at_cut[number], mmap_mode="r")
@@ -146,6 +152,13 @@ class FeatureStore:
                     for path, rows in zip(missing.values(), outputs, strict=True):
                         with atomic_path(path) as temporary, open(temporary, "wb") as file:
                             np.save(file, rows)
+                    seconds = (time.perf_counter() - began) / (stop - start) * len(images)
+                    if seconds > _LONG and not self._is_long:
+                        self._is_long = True
+                        progress.note(
+                            f"About {seconds / 60:.0f} minutes for these {len(images):,} images on "
+                            "this processor. With --preset light it is about one."
+                        )
                 progress.update(stop)
 
     def _function(self, wanted):

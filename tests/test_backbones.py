@@ -1,0 +1,68 @@
+"""One backbone of each kind through every stage, with random weights, since there is no network."""
+
+import numpy as np
+import pytest
+
+from catsdogs.config import FeatureExtractConfig, FinetuneConfig
+from catsdogs.data.images import load_split
+from catsdogs.data.manifest import load_manifest
+from catsdogs.errors import InputError
+from catsdogs.inference.explain import grad_cam
+from catsdogs.inference.export import export_model
+from catsdogs.inference.predict import predict_images
+from catsdogs.models import keras_applications
+from catsdogs.models.backbones import BACKBONES, build_base
+from catsdogs.models.model_file import load_model, load_saved_model
+from catsdogs.stages.evaluate import evaluate
+from catsdogs.stages.feature_extract import train_feature_extract
+from catsdogs.stages.finetune import finetune
+
+COMMON = {"backbone_weights": "none", "epochs": 1, "precision": "float32"}
+# Squeeze-and-excitation; layer scale and dense layers; batch normalisation after every convolution;
+# without any, in onnxruntime.
+KINDS = ["MobileNetV3Small", "ConvNeXtTiny", "DenseNet121", "efficientnet-lite0"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", KINDS)
+def test_a_backbone_goes_through_every_stage(backbone, data_dir, tmp_path, capsys):
+    head = FeatureExtractConfig(backbone=backbone, image_size=64, **COMMON)
+    head_dir, _ = train_feature_extract(head, data_dir, tmp_path / "head")
+    assert f"{backbone} with random weights" in capsys.readouterr().err
+    config = FinetuneConfig(
+        backbone=backbone, variant="cached", start=str(head_dir), learning_rate=1e-3, **COMMON
+    )
+    run_dir, metrics = finetune(config, data_dir, tmp_path / "run")
+    assert metrics["engine"] == BACKBONES[backbone].engine
+
+    # Nothing up to the cut has changed, and of what follows all but batch normalisation.
+    before, after = load_model(head_dir), load_model(run_dir)
+    cut = [layer.name for layer in after.layers].index(BACKBONES[backbone].cut)
+    for number, (old, new) in enumerate(zip(before.layers, after.layers, strict=True)):
+        pairs = list(zip(old.get_weights(), new.get_weights(), strict=True))
+        same = all(np.array_equal(*pair) for pair in pairs)
+        frozen = number <= cut or type(new).__name__ == "BatchNormalization"
+        assert same == (frozen or not pairs), new.name
+
+    evaluate(run_dir, tta=True)
+    saved = load_saved_model(run_dir)
+    images, _ = load_split(data_dir, load_manifest(data_dir), "test", 64)
+    expected = saved.model.predict(images[:4].astype(np.float32), verbose=0)[:, 0]
+    np.testing.assert_allclose(predict_images(saved, images[:4])[:, 1], expected, atol=1e-4)
+    pictures = [str(data_dir / "validation")]
+    if backbone == "ConvNeXtTiny":  # its grouped convolutions
+        with pytest.raises(InputError, match=r"onnx can express.*another --format"):
+            export_model(saved, "onnx", tmp_path / "onnx", pictures)
+        assert not (tmp_path / "onnx").exists()
+    else:
+        export_model(saved, "onnx", tmp_path / "onnx", pictures)
+    assert np.isfinite(grad_cam(saved.model, images[:2])).all()
+
+
+def test_weights_that_cannot_be_had_are_one_line(monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise Exception("URL fetch failure on somewhere: None -- [Errno -2] Name not known")
+
+    monkeypatch.setattr(keras_applications.keras.applications, "MobileNetV3Small", fail)
+    with pytest.raises(InputError, match=r"of MobileNetV3Small, but URL fetch.*--list-backbones"):
+        build_base("MobileNetV3Small", 64)
