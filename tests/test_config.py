@@ -52,9 +52,9 @@ def test_smoke_only_shrinks(preset):
     small = config.shrink(dataclasses.replace(preset, smoke=True))
     changed = {name for name, value in vars(preset).items() if getattr(small, name) != value}
     assert changed <= {"epochs", "image_size", "crop_size", "first_crop_size", "views", "smoke"}
-    assert small.epochs <= 2 and getattr(small, "image_size", 64) == 64
+    assert small.epochs <= 2 and getattr(small, "image_size", 64) in (64, 96)
     assert all(
-        getattr(small, name) <= (getattr(preset, name) or 64) for name in changed - {"smoke"}
+        getattr(small, name) <= (getattr(preset, name) or 96) for name in changed - {"smoke"}
     )
     assert config.shrink(dataclasses.replace(preset, epochs=1)).epochs == 1
 
@@ -67,7 +67,7 @@ def test_fine_tuning_starts_from_a_head_of_its_own_backbone_precision_and_seed()
     end_to_end = dataclasses.replace(config.FINETUNE["textbook"], smoke=True)
     head = config.head_config(end_to_end)
     assert (head.preset, head.variant, head.dropout) == ("textbook", "end_to_end", 0)
-    assert head == config.shrink(head) and head.image_size == 64
+    assert head == config.shrink(head) and head.image_size == 96
 
 
 def test_only_settings_that_change_the_figures_count_as_changed():

@@ -74,13 +74,18 @@ def test_accuracy_is_the_mean_of_the_repeats(data_dir):
     assert low < result["accuracy"] <= high
 
 
+def test_more_folds_than_pictures_of_a_class_are_one_line(data_dir):
+    with pytest.raises(InputError, match=r"--folds of at most 48.* Received: 49"):
+        cross_validate(HEAD, data_dir, folds=49)
+
+
 def test_only_cached_features_are_cross_validated(data_dir):
     with pytest.raises(InputError, match=r"--variant cached\. Received: augmented"):
         cross_validate(dataclasses.replace(HEAD, variant="augmented"), data_dir)
 
 
 def test_a_result_replaces_that_of_the_same_settings(tmp_path):
-    first = dict.fromkeys(("backbone", "image_size", "folds", "repeats", "n", "processor"), 1)
+    first = dict.fromkeys(("config", "folds", "repeats", "n", "cold", "processor"), 1)
     path = tmp_path / "results.json"
     for changes in ({"accuracy": 0.5}, {"folds": 2, "accuracy": 0.6}, {"accuracy": 0.7}):
         add_result(path, first | changes)

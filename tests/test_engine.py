@@ -1,4 +1,4 @@
-"""The engines: the same numbers from both, and a converted network that is made once."""
+"""The engines: the same numbers from both."""
 
 import keras
 import numpy as np
@@ -6,8 +6,10 @@ import pytest
 from test_efficientnet_lite import installed
 from tiny_backbone import TINY
 
+from catsdogs.errors import InputError
 from catsdogs.inference.predict import predict_images
 from catsdogs.models.backbones import BACKBONES, build_base, build_classifier, build_head
+from catsdogs.models.engine import inference_function
 from catsdogs.models.model_file import load_saved_model, save_model
 from catsdogs.stages.features import FeatureStore
 
@@ -35,32 +37,19 @@ def test_both_engines_compute_the_same_features(backbone, tmp_path):
         np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3)  # float16 has 11 bits
 
 
-@pytest.fixture
-def saved(tmp_path):
-    """A model that predicts in onnxruntime, loaded from its file."""
+def test_predictions_are_those_of_keras(tmp_path):
     base = build_base("tiny", 64, "average")
     model = build_classifier(base, build_head(base.output.shape[1:], 8))
-    path = tmp_path / "model.keras"
-    save_model(
-        model, path, classes=("cat", "dog"), image_size=64, temperature=1.0, engine="onnxruntime"
-    )
-    return load_saved_model(path)
-
-
-def test_predictions_are_those_of_keras_and_the_network_is_converted_once(saved, monkeypatch):
-    expected = saved.model.predict(IMAGES.astype(np.float32), verbose=0)[:, 0]
+    card = {"classes": ("cat", "dog"), "image_size": 64, "temperature": 1.0}
+    save_model(model, tmp_path / "model.keras", **card, engine="onnxruntime")
+    saved = load_saved_model(tmp_path)
+    assert saved.engine == "onnxruntime"
+    expected = model.predict(IMAGES.astype(np.float32), verbose=0)[:, 0]
     np.testing.assert_allclose(predict_images(saved, IMAGES)[:, 1], expected, atol=1e-5)
-    (first,) = saved.path.parent.glob("model.*.onnx")
-    with monkeypatch.context() as patch:
-        patch.setattr(keras.Model, "export", lambda *_, **__: pytest.fail("converted again"))
-        again = load_saved_model(saved.path)
-        np.testing.assert_allclose(predict_images(again, IMAGES)[:, 1], expected, atol=1e-5)
-    # Another model of the same name does not meet the converted one.
-    saved.model.get_layer("conv2").set_weights(
-        [2 * tensor for tensor in saved.model.get_layer("conv2").get_weights()]
-    )
-    save_model(saved.model, saved.path, **{k: v for k, v in saved.card.items() if k != "resize"})
-    other = load_saved_model(saved.path)
-    expected = other.model.predict(IMAGES.astype(np.float32), verbose=0)[:, 0]
-    np.testing.assert_allclose(predict_images(other, IMAGES)[:, 1], expected, atol=1e-5)
-    assert len(list(first.parent.glob("model.*.onnx"))) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+
+
+@pytest.mark.slow
+def test_a_network_that_onnxruntime_cannot_run_is_one_line():
+    with pytest.raises(InputError, match=r"cannot run this network: .*--engine tensorflow"):
+        inference_function(BACKBONES["ConvNeXtTiny"].build(64, "none"), "onnxruntime")

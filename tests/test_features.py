@@ -212,9 +212,10 @@ def test_either_of_two_lost_shards_is_computed_alone(lost, open_store, tmp_path)
 
 
 def test_a_light_backbone_is_pointed_out_once_where_one_is_slow(open_store, monkeypatch, capsys):
-    monkeypatch.setattr(features, "_LONG", 0)
+    for limit in ("_SLOW", "_LONG"):
+        monkeypatch.setattr(features, limit, 0)
     open_store().features(IMAGES, "train")
-    assert capsys.readouterr().err.count("With --preset light it is about one") == 1
+    assert capsys.readouterr().err.count("many times as fast: --preset light") == 1
 
 
 def test_shards_are_indexed_like_one_array(tmp_path):

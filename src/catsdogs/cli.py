@@ -147,12 +147,6 @@ def train_scratch():
     console.print_outcome(*scratch.train_scratch(settings, **vars(paths)))
 
 
-@dataclasses.dataclass(frozen=True)
-class PretrainedPaths(TrainingPaths):
-    list_backbones: bool = False
-    """Print the backbones that there are, and end."""
-
-
 @command
 def train_feature_extract():
     """Trains a new head on a frozen base that was pretrained on ImageNet.
@@ -166,10 +160,10 @@ def train_feature_extract():
         python scripts/train_feature_extract.py --preset textbook
         python scripts/train_feature_extract.py --resume              resume after an interruption
     """
-    settings, paths = parse_pretrained(config.FEATURE_EXTRACT, train_feature_extract.__doc__)
+    settings, paths = parse_training(config.FEATURE_EXTRACT, train_feature_extract.__doc__)
     with quiet_tensorflow():
         from catsdogs.stages import feature_extract
-    console.print_outcome(*feature_extract.train_feature_extract(settings, **paths))
+    console.print_outcome(*feature_extract.train_feature_extract(settings, **vars(paths)))
 
 
 @command
@@ -183,10 +177,10 @@ def finetune():
         python scripts/finetune.py --start runs/dogs-vs-cats/feature_extract-best-cached-seed0
         python scripts/finetune.py --resume              resume after an interruption
     """
-    settings, paths = parse_pretrained(config.FINETUNE, finetune.__doc__)
+    settings, paths = parse_training(config.FINETUNE, finetune.__doc__)
     with quiet_tensorflow():
         from catsdogs.stages import finetune as stage
-    console.print_outcome(*stage.finetune(settings, **paths))
+    console.print_outcome(*stage.finetune(settings, **vars(paths)))
 
 
 @pydantic.dataclasses.dataclass(frozen=True)
@@ -194,9 +188,9 @@ class CrossValidationArguments:
     data_dir: str | None = None
     """Prepared dataset; by default the photographs if there are any, else the sketches."""
     folds: Annotated[int, Field(ge=2)] = 5
-    """Parts that the pictures are divided into; each is predicted by a head trained on the rest."""
+    """Number of folds."""
     repeats: Annotated[int, Field(ge=1)] = 1
-    """Times that this is done, divided differently each time."""
+    """Repetitions, each with new random folds."""
     include_test: bool = False
     """Use the test pictures too: for final figures, never to compare settings."""
     output: str | None = None
@@ -482,17 +476,22 @@ def parse(arguments_class, description, default=None):
         raise InputError(_reason(stop, complaint.getvalue())) from None
 
 
-def parse_training(presets, description, others=TrainingPaths):
+def parse_training(presets, description, flags_class=TrainingPaths):
     """Parses the command line of a training stage: a preset, changed by every other flag.
 
     Args:
         presets: `{"best": config, "textbook": config}` of one stage.
         description: As for `parse`.
-        others: Dataclass of the flags that are no settings of the stage.
+        flags_class: Dataclass of the flags that are no settings of the stage.
 
     Returns:
-        A pair of the stage's config and an instance of `others`.
+        A pair of the stage's config and an instance of `flags_class`.
     """
+    if "--list-backbones" in sys.argv[1:]:
+        with quiet_tensorflow():
+            from catsdogs.models.backbones import BACKBONES
+        console.print_backbones(BACKBONES)
+        sys.exit()
     words = [word for argument in sys.argv[1:] for word in argument.split("=", 1)]
     chosen = [name for flag, name in itertools.pairwise(words) if flag == "--preset"]
     preset = presets.get(chosen[-1] if chosen else "best", presets["best"])
@@ -501,28 +500,12 @@ def parse_training(presets, description, others=TrainingPaths):
         "Arguments",
         [
             ("settings", tyro.conf.OmitArgPrefixes[type(preset)]),
-            ("others", tyro.conf.OmitArgPrefixes[others]),
+            ("flags", tyro.conf.OmitArgPrefixes[flags_class]),
         ],
         frozen=True,
     )
-    arguments = parse(arguments_class, description, arguments_class(preset, others()))
-    return arguments.settings, arguments.others
-
-
-def parse_pretrained(presets, description):
-    """As `parse_training`, but prints the backbones and ends if that was asked for.
-
-    Returns:
-        A pair of the stage's config and a dictionary of the fields of `TrainingPaths`.
-    """
-    settings, paths = parse_training(presets, description, PretrainedPaths)
-    paths = dataclasses.asdict(paths)
-    if paths.pop("list_backbones"):
-        with quiet_tensorflow():
-            from catsdogs.models.backbones import BACKBONES
-        console.print_backbones(BACKBONES)
-        sys.exit()
-    return settings, paths
+    arguments = parse(arguments_class, description, arguments_class(preset, flags_class()))
+    return arguments.settings, arguments.flags
 
 
 @contextlib.contextmanager

@@ -131,7 +131,7 @@ class FeatureExtractConfig(_TrainingConfig):
     preset: Literal["best", "light", "record", "textbook"] = "best"
     """Recipe to start from; every other flag changes one of its settings."""
     backbone: str = "vgg16"
-    """Pretrained backbone; --list-backbones shows them."""
+    """Pretrained backbone; --list-backbones lists them."""
     variant: Literal["cached", "augmented", "end_to_end"] = "cached"
     """Features of each image, computed once; of several augmented views of it; or the frozen base
     run in every epoch on freshly augmented images."""
@@ -142,7 +142,7 @@ class FeatureExtractConfig(_TrainingConfig):
     """Views of each training image for `augmented`: itself, its horizontal flip, then random
     warps."""
     engine: Literal["auto", "tensorflow", "onnxruntime"] = "auto"
-    """What computes the features; `auto` takes what is faster for this backbone on this CPU."""
+    """Inference engine; `auto`: onnxruntime for EfficientNet-Lite in float32, else TensorFlow."""
     pooled_only: bool = False
     """Do not keep the activations that fine-tuning trains on (for VGG16 0.4 MB an image at 320
     pixels): saves disk, but fine-tuning then computes them."""
@@ -157,7 +157,7 @@ class FeatureExtractConfig(_TrainingConfig):
     batch_size: Count = 64
     """Images per step."""
     backbone_weights: str | None = None
-    """File with the base's ImageNet weights; found or downloaded if not given. `none`: random."""
+    """Path to the base's ImageNet weights, found or downloaded if not given; `none`: random."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_NO_OTHERS)
@@ -167,12 +167,12 @@ class FinetuneConfig(_TrainingConfig):
     preset: Literal["best", "light", "record", "textbook"] = "best"
     """Recipe to start from; every other flag changes one of its settings."""
     backbone: str = "vgg16"
-    """Pretrained backbone; --list-backbones shows them."""
+    """Pretrained backbone; --list-backbones lists them."""
     variant: Literal["cached", "augmented", "end_to_end"] = "augmented"
     """Train on stored activations of each image; of several views of it; or run the complete
     network in every epoch on freshly augmented images."""
     engine: Literal["auto", "tensorflow", "onnxruntime"] = "auto"
-    """What computes the stored activations; `auto` takes what is faster on this CPU."""
+    """Inference engine; `auto`: onnxruntime for EfficientNet-Lite in float32, else TensorFlow."""
     start: str | None = None
     """Run folder of the feature extraction to start from; found or made if not given."""
     views: Count = 2
@@ -185,7 +185,7 @@ class FinetuneConfig(_TrainingConfig):
     epochs: Count = 4
     """Passes over the training images."""
     backbone_weights: str | None = None
-    """File with the base's ImageNet weights; found or downloaded if not given. `none`: random."""
+    """Path to the base's ImageNet weights, found or downloaded if not given; `none`: random."""
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     """Numeric precision, which must be that of the run to start from; `auto` follows that run."""
 
@@ -255,12 +255,12 @@ def run_name(stage, preset, variant, seed):
 def shrink(config):
     """The same settings cut down so that the stage runs in seconds (`--smoke`).
 
-    Images have 64 pixels and there are at most two epochs; the stage itself takes a subset of the
-    images.
+    Images have 64 or 96 pixels and there are at most two epochs; the stage itself takes a subset of
+    the images.
     """
     small = {"epochs": min(config.epochs, 2)}
     if hasattr(config, "image_size"):
-        small["image_size"] = 64
+        small["image_size"] = 96 if hasattr(config, "backbone") else 64  # InceptionV3 needs 75
     if hasattr(config, "crop_size"):
         small["crop_size"], small["first_crop_size"] = 56, 40
     if hasattr(config, "views"):

@@ -46,7 +46,7 @@ class Backbone:
     image_size: int
     """Side of the images in pixels, unless a stage is given another."""
     engine: Engine
-    """Which of them computes it faster in float32."""
+    """The faster one in float32."""
     num_parameters: int
     gflop: float
     """Floating-point operations for an image of that size, in units of 10^9."""

@@ -1,6 +1,7 @@
 """EfficientNet-Lite 0 to 2, and their ImageNet weights, read from PyTorch's file format."""
 
 import collections
+import hashlib
 import io
 import math
 import pathlib
@@ -11,7 +12,6 @@ import numpy as np
 from keras import layers
 
 from catsdogs.errors import InputError
-from catsdogs.files import sha256_of
 from catsdogs.models.weights import file_in_package, wrong_weights
 
 __all__ = ["build_efficientnet_lite"]
@@ -110,11 +110,12 @@ def _load(variant, path, file_name, sha256):
         )
     if not pathlib.Path(path).is_file():
         raise InputError(f"Expected a .pth file as --backbone-weights. Received: {path}.")
-    if (received := sha256_of(path)) != sha256:
+    content = pathlib.Path(path).read_bytes()
+    if (received := hashlib.sha256(content).hexdigest()) != sha256:
         name = f"EfficientNet-Lite{variant}"
         reason = f"is another file (SHA-256 {received[:12]}…, not {sha256[:12]}…)"
         raise wrong_weights(name, path, reason)
-    return read_pth(pathlib.Path(path).read_bytes())
+    return read_pth(content)
 
 
 def _set_weights(network, tensors):

@@ -1,15 +1,18 @@
 """Where a network runs once it is trained: in TensorFlow, or in onnxruntime.
 
-Without bfloat16 instructions onnxruntime is faster at networks of depthwise convolutions, above all
-for a single image; with them, TensorFlow in half precision is. VGG16 is fastest in TensorFlow.
+In float32 onnxruntime is faster at networks of depthwise convolutions, above all for a single
+image. With bfloat16 instructions TensorFlow is faster still, and VGG16 is fastest there in any
+case.
 """
 
+import pathlib
+import tempfile
 import warnings
 from typing import Literal
 
 import keras
 
-from catsdogs.files import atomic_path
+from catsdogs.errors import InputError, shorten
 from catsdogs.models.convnets import in_float32
 
 __all__ = ["Engine", "choose_engine", "inference_function"]
@@ -30,29 +33,35 @@ def choose_engine(engine, preferred, precision):
     return preferred if precision == "float32" else "tensorflow"
 
 
-def inference_function(model, engine, path=None):
+def inference_function(model, engine):
     """A function from a batch of inputs to the list of a model's outputs.
 
     Args:
         model: A functional model with one input.
         engine: `"tensorflow"` or `"onnxruntime"`, which computes in float32.
-        path: For onnxruntime, the file that the converted model is kept in, made if missing; its
-            name must say which model it is.
 
     Returns:
         A function from an array (batch, ...) to a list of arrays (batch, ...).
+
+    Raises:
+        InputError: If onnxruntime cannot run the model.
     """
     if engine == "tensorflow":
         return lambda batch: keras.tree.flatten(model.predict_on_batch(batch))
     import onnxruntime
 
-    if not path.exists():
-        (given,) = model.inputs
-        signature = [keras.InputSpec(shape=given.shape, dtype=given.dtype, name="input")]
-        with atomic_path(path) as temporary, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the converter, about its own code
-            in_float32(model).export(
-                temporary, format="onnx", verbose=False, input_signature=signature
-            )
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (given,) = model.inputs
+    signature = [keras.InputSpec(shape=given.shape, dtype=given.dtype, name="input")]
+    # Converted anew by each process, in two or three seconds: a file that lay beside a stranger's
+    # model would not be known to be that model.
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the converter, about its own code
+        path = pathlib.Path(folder) / "model.onnx"
+        in_float32(model).export(path, format="onnx", verbose=False, input_signature=signature)
+        try:
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the converter may write what onnxruntime does not know
+            raise InputError(
+                f"onnxruntime cannot run this network: {shorten(error)}. Use --engine tensorflow."
+            ) from None
     return lambda batch: session.run(None, {"input": batch})

@@ -1,6 +1,7 @@
 """Backbones of `keras.applications`, with the weights that Keras itself downloads."""
 
 import contextlib
+import functools
 import socket
 
 import keras
@@ -13,13 +14,15 @@ __all__ = ["build_application"]
 
 _TIMEOUT = 30  # seconds without an answer; Keras has none
 
-# What each family does to pixels in [0, 255]: scale and offset of red, green and blue. The others
-# have their preprocessing built in.
+# What each family does to pixels in [0, 255]: scale and offset of red, green and blue. MobileNetV3
+# has its rescaling built in; the others' own layers are left out for these.
 _TO_ONE = {"scale": 1 / 127.5, "offset": -1.0}  # to [-1, 1]
 _MEAN, _STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 _STANDARDIZED = {"scale": (1 / 255 / _STD).tolist(), "offset": (-_MEAN / _STD).tolist()}
 _PREPROCESSING = {
-    "DenseNet": _STANDARDIZED, "InceptionV3": _TO_ONE, "ResNet50V2": _TO_ONE, "Xception": _TO_ONE,
+    "ConvNeXt": _STANDARDIZED, "DenseNet": _STANDARDIZED, "EfficientNetV2B": _STANDARDIZED,
+    "EfficientNetV2S": {"scale": 1 / 128, "offset": -1.0},
+    "InceptionV3": _TO_ONE, "ResNet50V2": _TO_ONE, "Xception": _TO_ONE,
 }  # fmt: skip
 
 
@@ -44,6 +47,8 @@ def build_application(name, image_size, weights=None):
             x = layers.Rescaling(**scaling, dtype="float32", name="preprocess")(x)
     source = None if weights == "none" else weights or "imagenet"
     build = getattr(keras.applications, name)
+    if name.startswith(("ConvNeXt", "EfficientNetV2")):
+        build = functools.partial(build, include_preprocessing=False)
     try:
         with _timeout():
             network = build(include_top=False, weights=source, input_tensor=x)

@@ -25,7 +25,7 @@ import pydantic
 from pydantic import Field
 
 from catsdogs.errors import InputError, describe_invalid, shorten
-from catsdogs.files import atomic_path, sha256_of
+from catsdogs.files import atomic_path
 from catsdogs.models.engine import Engine, inference_function
 
 __all__ = ["SavedModel", "load_model", "load_saved_model", "read_card", "save_model"]
@@ -49,7 +49,7 @@ _ALLOWED = {
         "Activation", "Add", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D",
         "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "Flatten", "GlobalAveragePooling2D",
         "GlobalMaxPooling2D", "GroupNormalization", "InputLayer", "LayerNormalization",
-        "LeakyReLU", "MaxPooling2D", "Multiply", "Normalization", "ReLU", "Rescaling", "Reshape",
+        "LeakyReLU", "MaxPooling2D", "Multiply", "ReLU", "Rescaling", "Reshape",
         "SeparableConv2D", "Softmax", "SpatialDropout2D", "ZeroPadding2D",
     },
     "keras.src.models.functional": {"Functional"},
@@ -100,10 +100,7 @@ class SavedModel:
     @functools.cached_property
     def predict(self):
         """A function from images, float32 (batch, image_size, image_size, 3), to the outputs."""
-        converted = None
-        if self.engine == "onnxruntime":  # kept beside the model, under its digest
-            converted = self.path.with_suffix(f".{sha256_of(self.path)[:16]}.onnx")
-        compute = inference_function(self.model, self.engine, converted)
+        compute = inference_function(self.model, self.engine)
         return lambda images: compute(images)[0]
 
 

@@ -1,5 +1,6 @@
 """Cross-validation of a head on cached features: accuracy on pictures it was not trained on."""
 
+import dataclasses
 import math
 import pathlib
 import time
@@ -85,14 +86,22 @@ def cross_validate(config, data_dir=None, *, folds=5, repeats=1, include_test=Fa
         labels.append(found)
     features, labels = np.concatenate(features), np.concatenate(labels)
     groups = _groups(manifest, splits)
+    smallest = np.bincount(labels).min()
+    if folds > smallest:
+        raise InputError(
+            f"Expected --folds of at most {smallest}, the pictures of the smallest class. "
+            f"Received: {folds}."
+        )
     accuracies = [
         _out_of_fold(config, features, labels, groups, folds, seed)
         for seed in range(config.seed, config.seed + repeats)
     ]
+    environment = describe_environment()
     summary = summarize_seeds(accuracies, len(labels))
     return {
         "backbone": config.backbone,
         "image_size": config.image_size,
+        "config": dataclasses.asdict(config),
         "folds": folds,
         "repeats": repeats,
         "splits": list(splits),
@@ -105,7 +114,8 @@ def cross_validate(config, data_dir=None, *, folds=5, repeats=1, include_test=Fa
         "cold": not store.reused,
         "precision": precision,
         "engine": store.engine,
-        "processor": describe_environment()["processor"],
+        "processor": environment["processor"],
+        "commit": environment["commit"],
     }
 
 
@@ -116,7 +126,7 @@ def add_result(path, result):
         InputError: If the file holds something else.
     """
     kept = read_json(path, list[dict]) if pathlib.Path(path).exists() else []
-    settings = ("backbone", "image_size", "folds", "repeats", "n", "processor")
+    settings = ("config", "folds", "repeats", "n", "cold", "processor")
     same = [result[name] for name in settings]
     kept = [one for one in kept if [one.get(name) for name in settings] != same]
     write_json(path, [*kept, result])

@@ -1,4 +1,4 @@
-"""Evaluation of finished runs. No other module opens the test split."""
+"""Evaluation of finished runs, and the only function that opens the test split."""
 
 import csv
 import os

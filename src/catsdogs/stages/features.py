@@ -32,7 +32,8 @@ __all__ = ["FeatureStore", "ShardedArray"]
 _BATCH_SIZE = {"tensorflow": 32, "onnxruntime": 8}
 _BATCH_PIXELS = 2.5e6  # at most, so that large images take no more memory than medium ones
 _SHARD_SIZE = 256  # images, rounded up to complete batches
-_LONG = 300  # seconds for a view of a split, from which on a light backbone is pointed out
+# From both on, a light backbone is pointed out: seconds an image, seconds for a view of a split.
+_SLOW, _LONG = 0.1, 300
 _FORMAT = 2  # raised when the meaning of the files changes
 
 
@@ -74,7 +75,7 @@ class FeatureStore:
             (self._cut, self._last): keras.Model(prefix.input, [at_cut, last]),
             "from cut": keras.Model(stored, [keras.ops.cast(suffix(stored), "float16")]),
         }
-        self._functions, self._is_long = {}, False
+        self._functions, self._is_pointed_out = {}, False
         self._networks = {self._cut: _describe(prefix), self._last: _describe(prefix, suffix)}
         self._key = {
             "format": _FORMAT,
@@ -152,23 +153,23 @@ class FeatureStore:
                     for path, rows in zip(missing.values(), outputs, strict=True):
                         with atomic_path(path) as temporary, open(temporary, "wb") as file:
                             np.save(file, rows)
-                    seconds = (time.perf_counter() - began) / (stop - start) * len(images)
-                    if seconds > _LONG and not self._is_long:
-                        self._is_long = True
-                        progress.note(
-                            f"About {seconds / 60:.0f} minutes for these {len(images):,} images on "
-                            "this processor. With --preset light it is about one."
-                        )
+                    per_image = (time.perf_counter() - began) / (stop - start)
+                    if number and per_image > _SLOW and per_image * len(images) > _LONG:
+                        self._point_out_light(progress, per_image * len(images))
                 progress.update(stop)
+
+    def _point_out_light(self, progress, seconds):
+        if not self._is_pointed_out:
+            self._is_pointed_out = True
+            progress.note(
+                f"About {seconds / 60:.0f} minutes for these images on this processor. A light "
+                "backbone is many times as fast: --preset light."
+            )
 
     def _function(self, wanted):
         """What computes the outputs of one of the models, made when it is first needed."""
         if wanted not in self._functions:
-            content = str(wanted), self._image_size, self._networks[self._last]
-            digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-            self._functions[wanted] = inference_function(
-                self._models[wanted], self.engine, self._folder / f"{digest}.onnx"
-            )
+            self._functions[wanted] = inference_function(self._models[wanted], self.engine)
         return self._functions[wanted]
 
     def _shards(self, images, split, view, layer):
