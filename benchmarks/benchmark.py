@@ -324,7 +324,7 @@ def count_flops(model, image_size):
 
 def _time_training(model, num_classes, batches, steps, flops):
     """Times training steps; `flops` are those of one image."""
-    optimizer = build_optimizer("adamw", 1e-5, num_steps=steps)
+    optimizer = build_optimizer(FINETUNE["best"], steps)
     model.compile(optimizer, build_loss(num_classes), metrics=build_metrics(num_classes))
     optimizer.build(model.trainable_variables)
     step = tf.function(lambda *batch: model.train_step(batch))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from catsdogs.config import ScratchConfig
 from catsdogs.data.batches import encode_labels, evaluation_batches, image_batches
 from catsdogs.files import read_history, write_history
 from catsdogs.stages.checkpoint import Checkpoint
@@ -39,7 +40,9 @@ def build():
     x = keras.layers.Dropout(0.3)(x)
     model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid", name="logit")(x))
     model.compile(
-        build_optimizer("adamw", 0.01, num_steps=EPOCHS * STEPS, warmup=0.2, weight_decay=0.1),
+        build_optimizer(
+            ScratchConfig(learning_rate=0.01, warmup=0.2, weight_decay=0.1), EPOCHS * STEPS
+        ),
         loss=build_loss(2, label_smoothing=0.1),
         metrics=build_metrics(2),
     )
@@ -230,7 +233,7 @@ def test_precision_is_chosen_by_the_processors_flags(monkeypatch, flags, expecte
 
 
 def test_the_learning_rate_rises_linearly_and_decays_to_zero():
-    optimizer = build_optimizer("adamw", 0.5, num_steps=100, warmup=0.1)
+    optimizer = build_optimizer(ScratchConfig(learning_rate=0.5, warmup=0.1), 100)
     rates = []
     for step in range(101):
         optimizer.iterations.assign(step)
@@ -238,14 +241,14 @@ def test_the_learning_rate_rises_linearly_and_decays_to_zero():
     np.testing.assert_allclose(rates[:11], np.linspace(0, 0.5, 11), atol=1e-6)
     steps = np.arange(91)
     np.testing.assert_allclose(rates[10:], 0.25 * (1 + np.cos(np.pi * steps / 90)), atol=1e-6)
-    constant = build_optimizer("rmsprop", 1e-4, num_steps=100, warmup=0.1)
+    constant = build_optimizer(ScratchConfig(optimizer="rmsprop", learning_rate=1e-4), 100)
     constant.iterations.assign(50)
     assert float(constant.learning_rate) == pytest.approx(1e-4)
 
 
 def test_biases_and_normalisation_are_exempt_from_weight_decay():
     model = build()
-    optimizer = build_optimizer("adamw", 0.1, num_steps=10, weight_decay=0.5)
+    optimizer = build_optimizer(ScratchConfig(learning_rate=0.1, weight_decay=0.5), 10)
     for weight in model.trainable_variables:
         weight.assign(tf.ones_like(weight))
     for _ in range(3):  # the first step of the warm-up has rate zero

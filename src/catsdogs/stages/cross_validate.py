@@ -159,13 +159,7 @@ def _out_of_fold(config, features, labels, groups, folds, seed):
             trained = training_copy(head)
             steps_per_epoch = math.ceil(len(rows) / config.batch_size)
             trained.compile(
-                optimizer=build_optimizer(
-                    config.optimizer,
-                    config.learning_rate,
-                    num_steps=config.epochs * steps_per_epoch,
-                    warmup=config.warmup,
-                    weight_decay=config.weight_decay,
-                ),
+                optimizer=build_optimizer(config, config.epochs * steps_per_epoch),
                 loss=build_loss(num_classes, config.label_smoothing),
                 steps_per_execution=steps_per_epoch,
             )

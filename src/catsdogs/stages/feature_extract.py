@@ -93,13 +93,7 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
 
         # Compile
         trained.compile(
-            optimizer=build_optimizer(
-                config.optimizer,
-                config.learning_rate,
-                num_steps=config.epochs * steps_per_epoch,
-                warmup=config.warmup,
-                weight_decay=config.weight_decay,
-            ),
+            optimizer=build_optimizer(config, config.epochs * steps_per_epoch),
             loss=build_loss(run.num_classes, config.label_smoothing),
             metrics=build_metrics(run.num_classes),
             # Steps on pooled features are so short that returning to Python would double them.

@@ -24,30 +24,28 @@ def choose_precision(precision="auto"):
     return precision
 
 
-def build_optimizer(name, learning_rate, *, num_steps, warmup=0.0, weight_decay=0.0):
-    """The optimizer of a stage.
+def build_optimizer(config, num_steps):
+    """The optimizer of a stage: AdamW with a linear warm-up and a cosine decay to zero, or RMSprop
+    at a constant rate.
 
     Args:
-        name: `"rmsprop"` at a constant rate, or `"adamw"` with a linear warm-up to
-            `learning_rate` and a cosine decay to zero.
-        learning_rate: The rate, or its peak.
+        config: The stage's config: `optimizer`, `learning_rate`, and for AdamW `warmup` and
+            `weight_decay`, from which biases and normalisation are exempt.
         num_steps: Steps of the complete run, for the schedule.
-        warmup: Fraction of them in which the rate rises.
-        weight_decay: Decoupled decay of AdamW; biases and normalisation are exempt.
 
     Reference:
         Loshchilov and Hutter, "Decoupled weight decay regularization" (2019).
     """
-    if name == "rmsprop":
-        return keras.optimizers.RMSprop(learning_rate)
-    warmup_steps = max(1, round(warmup * num_steps))
+    if config.optimizer == "rmsprop":
+        return keras.optimizers.RMSprop(config.learning_rate)
+    warmup_steps = max(1, round(config.warmup * num_steps))
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0,
         max(1, num_steps - warmup_steps),
-        warmup_target=learning_rate,
+        warmup_target=config.learning_rate,
         warmup_steps=warmup_steps,
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return optimizer
 
