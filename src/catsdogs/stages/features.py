@@ -152,7 +152,7 @@ class FeatureStore:
                     outputs = _predict(compute, load, batches, thread)
                     for path, rows in zip(missing.values(), outputs, strict=True):
                         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                            np.save(file, rows)
+                            _write_array(file, rows)
                     per_image = (time.perf_counter() - began) / (stop - start)
                     if number and per_image > _SLOW and per_image * len(images) > _LONG:
                         self._point_out_light(progress, per_image * len(images))
@@ -238,6 +238,13 @@ def _describe(*models):
         for operation in model.operations
         if not isinstance(operation, keras.layers.InputLayer)
     ]
+
+
+def _write_array(file, array):
+    """As `np.save`, whose error does not say when it is the disk that is full."""
+    header = np.lib.format.header_data_from_array_1_0(array)
+    np.lib.format.write_array_header_1_0(file, header)
+    file.write(array.data)
 
 
 def _missing(shards):
