@@ -462,14 +462,17 @@ def write_sketches(folder, *, per_class, seed=0, workers=None, animals=CATS_AND_
     )
     try:
         with Progress("Drawing sketches (not photographs)", len(jobs)) as progress:
-            for done, _ in enumerate(pool.map(_write_sketch, jobs, chunksize=16), start=1):
+            # Ctrl-C reaches the workers too, from their first moment, but the parent answers.
+            interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            written = pool.map(_write_sketch, jobs, chunksize=16)  # starts them
+            signal.signal(signal.SIGINT, interrupt)
+            for done, _ in enumerate(written, start=1):
                 progress.update(done)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _start_worker():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too, but the parent answers
     parent = multiprocessing.parent_process()
 
     def end_with_parent():  # which may be killed; the pool would wait for ever
