@@ -68,11 +68,9 @@ def build_efficientnet_lite(variant, image_size, weights=None):
         channels = _round_to_8(channels * width)
         if 0 < stage < len(_STAGES) - 1:
             num_blocks = math.ceil(num_blocks * depth)
-        for index in range(num_blocks):
-            x = _block(
-                x, f"block{number}", kernel, stride if index == 0 else 1, expansion, channels
-            )
-            number += 1
+        for _ in range(num_blocks):
+            x = _block(x, f"block{number}", kernel, stride, expansion, channels)
+            stride, number = 1, number + 1  # only a stage's first block reduces the size
     x = layers.Conv2D(1280, 1, name="top")(x)
     network = keras.Model(inputs, layers.ReLU(6, name="top_relu")(x), name=f"lite{variant}")
     if tensors:
