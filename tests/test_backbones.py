@@ -1,7 +1,11 @@
 """One backbone of each kind through every stage, with random weights, since there is no network."""
 
+import keras
 import numpy as np
+import pydantic
 import pytest
+from keras import layers
+from tiny_backbone import TINY, build_tiny
 
 from catsdogs.config import FeatureExtractConfig, FinetuneConfig
 from catsdogs.data.images import load_split
@@ -17,7 +21,7 @@ from catsdogs.stages.evaluate import evaluate
 from catsdogs.stages.feature_extract import train_feature_extract
 from catsdogs.stages.finetune import finetune
 
-COMMON = {"backbone_weights": "none", "epochs": 1, "precision": "float32"}
+COMMON = {"epochs": 1, "precision": "float32"}
 # Squeeze-and-excitation; layer scale and dense layers; batch normalisation after every convolution;
 # without any, in onnxruntime.
 KINDS = ["MobileNetV3Small", "ConvNeXtTiny", "DenseNet121", "efficientnet-lite0"]
@@ -26,18 +30,32 @@ KINDS = ["MobileNetV3Small", "ConvNeXtTiny", "DenseNet121", "efficientnet-lite0"
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", KINDS)
 def test_a_backbone_goes_through_every_stage(backbone, data_dir, tmp_path, capsys):
-    head = FeatureExtractConfig(backbone=backbone, image_size=64, **COMMON)
-    head_dir, _ = train_feature_extract(head, data_dir, tmp_path / "head")
+    go_through_every_stage(
+        {"backbone": backbone, "backbone_weights": "none"}, BACKBONES[backbone], data_dir, tmp_path
+    )
     assert f"{backbone} with random weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("image_size", [None, 32])
+def test_so_does_a_keras_file(image_size, data_dir, tmp_path):
+    path = tmp_path / "own.keras"
+    build_tiny(image_size).save(path)
+    own = {"backbone": str(path), "cut": "norm"}
+    go_through_every_stage(own, TINY, data_dir, tmp_path)
+
+
+def go_through_every_stage(settings, record, data_dir, tmp_path):
+    head = FeatureExtractConfig(image_size=64, **settings, **COMMON)
+    head_dir, _ = train_feature_extract(head, data_dir, tmp_path / "head")
     config = FinetuneConfig(
-        backbone=backbone, variant="cached", start=str(head_dir), learning_rate=1e-3, **COMMON
+        variant="cached", start=str(head_dir), learning_rate=1e-3, **settings, **COMMON
     )
     run_dir, metrics = finetune(config, data_dir, tmp_path / "run")
-    assert metrics["engine"] == BACKBONES[backbone].engine
+    assert metrics["engine"] == record.engine
 
     # Nothing up to the cut has changed, and of what follows all but batch normalisation.
     before, after = load_model(head_dir), load_model(run_dir)
-    cut = [layer.name for layer in after.layers].index(BACKBONES[backbone].cut)
+    cut = [layer.name for layer in after.layers].index(record.cut)
     for number, (old, new) in enumerate(zip(before.layers, after.layers, strict=True)):
         pairs = list(zip(old.get_weights(), new.get_weights(), strict=True))
         same = all(np.array_equal(*pair) for pair in pairs)
@@ -50,7 +68,7 @@ def test_a_backbone_goes_through_every_stage(backbone, data_dir, tmp_path, capsy
     expected = saved.model.predict(images[:4].astype(np.float32), verbose=0)[:, 0]
     np.testing.assert_allclose(predict_images(saved, images[:4])[:, 1], expected, atol=1e-4)
     pictures = [str(data_dir / "validation")]
-    if backbone == "ConvNeXtTiny":  # its grouped convolutions
+    if settings["backbone"] == "ConvNeXtTiny":  # its grouped convolutions
         with pytest.raises(InputError, match=r"onnx can express.*another --format"):
             export_model(saved, "onnx", tmp_path / "onnx", pictures)
         assert not (tmp_path / "onnx").exists()
@@ -66,3 +84,23 @@ def test_weights_that_cannot_be_had_are_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(keras_applications.keras.applications, "MobileNetV3Small", fail)
     with pytest.raises(InputError, match=r"of MobileNetV3Small, but URL fetch.*--list-backbones"):
         build_base("MobileNetV3Small", 64)
+
+
+def test_a_keras_file_that_cannot_be_a_backbone_is_one_line(data_dir, tmp_path):
+    path = str(tmp_path / "own.keras")
+    with pytest.raises(InputError, match=r"own\.keras.*No such file"):
+        build_base(path, 64)
+    inputs = keras.Input((64, 64, 3))
+    x = layers.Conv2D(3, 3, padding="same", name="past")(inputs)
+    keras.Model(inputs, layers.GlobalAveragePooling2D()(x)).save(path)
+    with pytest.raises(InputError, match=r"feature map, without a head.*\(None, 3\)"):
+        build_base(path, 64)
+    keras.Model(inputs, layers.Add(name="both")([inputs, x])).save(path)
+    with pytest.raises(InputError, match="no --backbone-weights"):
+        build_base(path, 64, weights="other.h5")
+    for cut in ("past", "nowhere"):
+        config = FeatureExtractConfig(backbone=path, image_size=64, cut=cut, **COMMON)
+        with pytest.raises(InputError, match=f"all paths .* pass. Received: {cut}"):
+            train_feature_extract(config, data_dir, tmp_path / cut)
+    with pytest.raises(pydantic.ValidationError, match="name a layer of your --backbone"):
+        FinetuneConfig(backbone=path)

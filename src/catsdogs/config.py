@@ -131,7 +131,11 @@ class FeatureExtractConfig(_TrainingConfig):
     preset: Literal["best", "light", "record", "textbook"] = "best"
     """Recipe to start from; every other flag changes one of its settings."""
     backbone: str = "vgg16"
-    """Pretrained backbone; --list-backbones lists them."""
+    """Pretrained backbone, out of those of --list-backbones; or a .keras file of your own: a
+    functional model without head that takes RGB images in [0, 255]."""
+    cut: str | None = None
+    """Last layer that fine-tuning leaves frozen, by default the backbone's own choice; a .keras
+    file of your own needs one."""
     variant: Literal["cached", "augmented", "end_to_end"] = "cached"
     """Features of each image, computed once; of several augmented views of it; or the frozen base
     run in every epoch on freshly augmented images."""
@@ -167,7 +171,11 @@ class FinetuneConfig(_TrainingConfig):
     preset: Literal["best", "light", "record", "textbook"] = "best"
     """Recipe to start from; every other flag changes one of its settings."""
     backbone: str = "vgg16"
-    """Pretrained backbone; --list-backbones lists them."""
+    """Pretrained backbone, out of those of --list-backbones; or a .keras file of your own: a
+    functional model without head that takes RGB images in [0, 255]."""
+    cut: Annotated[str | None, Field(validate_default=True)] = None
+    """Last layer that fine-tuning leaves frozen, by default the backbone's own choice; a .keras
+    file of your own needs one."""
     variant: Literal["cached", "augmented", "end_to_end"] = "augmented"
     """Train on stored activations of each image; of several views of it; or run the complete
     network in every epoch on freshly augmented images."""
@@ -188,6 +196,13 @@ class FinetuneConfig(_TrainingConfig):
     """Path to the base's ImageNet weights, found or downloaded if not given; `none`: random."""
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     """Numeric precision, which must be that of the run to start from; `auto` follows that run."""
+
+    @pydantic.field_validator("cut")
+    @classmethod
+    def _check_cut(cls, cut, others):
+        if cut is None and others.data.get("backbone", "").endswith(".keras"):
+            raise ValueError("should name a layer of your --backbone")
+        return cut
 
 
 SCRATCH = {
@@ -285,6 +300,7 @@ def head_config(config):
         preset,
         variant=variant,
         backbone=config.backbone,
+        cut=config.cut,
         backbone_weights=config.backbone_weights,
         precision=config.precision,
         engine=config.engine,
@@ -305,6 +321,8 @@ def changed_settings(recorded, config):
         A dictionary of the recorded values that differ.
     """
     without_effect = {"start", "pooled_only"}
+    if isinstance(config, FeatureExtractConfig):
+        without_effect.add("cut")
     if "none" not in (recorded.get("backbone_weights"), getattr(config, "backbone_weights", None)):
         without_effect.add("backbone_weights")  # wherever the ImageNet weights came from
     if recorded.get("variant") != "augmented":

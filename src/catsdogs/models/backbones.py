@@ -1,7 +1,7 @@
 """Pretrained backbones, each described by one record, and the classifiers built on them.
 
 Adding a backbone takes a function that builds it with its weights and a record in `BACKBONES`; no
-other module names one.
+other module names one. A user's own is a `.keras` file.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from catsdogs.models.convnets import probability_layer
 from catsdogs.models.efficientnet_lite import build_efficientnet_lite
 from catsdogs.models.engine import Engine
 from catsdogs.models.keras_applications import build_application
+from catsdogs.models.model_file import load_network
 from catsdogs.models.vgg16 import build_vgg16
 
 __all__ = [
@@ -47,10 +48,10 @@ class Backbone:
     """Side of the images in pixels, unless a stage is given another."""
     engine: Engine
     """The faster one in float32."""
-    num_parameters: int
-    gflop: float
+    num_parameters: int | None = None
+    gflop: float | None = None
     """Floating-point operations for an image of that size, in units of 10^9."""
-    weights: str
+    weights: str | None = None
     """Where the weights come from, and their licence."""
 
 
@@ -106,22 +107,56 @@ BACKBONES |= {
 }
 
 
-def find_backbone(name):
+def find_backbone(name, cut=None):
     """The record of a backbone.
 
+    Args:
+        name: Name of a record in `BACKBONES`, or a `.keras` file of the user's own: a functional
+            model from RGB images in [0, 255] to a feature map.
+        cut: Name of the last layer that fine-tuning leaves frozen, instead of the record's.
+
     Raises:
-        InputError: If there is none of this name.
+        InputError: If there is none of this name, or the file cannot be used.
     """
-    if name not in BACKBONES:
-        raise InputError(f"Expected --backbone out of {', '.join(BACKBONES)}. Received: {name}.")
-    return BACKBONES[name]
+    if name.endswith(".keras"):
+        record = _own_backbone(name)
+    elif name in BACKBONES:
+        record = BACKBONES[name]
+    else:
+        raise InputError(
+            f"Expected --backbone out of {', '.join(BACKBONES)}, or a .keras file. "
+            f"Received: {name}."
+        )
+    return dataclasses.replace(record, cut=cut or record.cut)
+
+
+def _own_backbone(path):
+    network = load_network(path)
+    inputs, outputs = network.input_shape, network.output_shape  # lists if there are several
+    if len(inputs) != 4 or len(outputs) != 4 or inputs[2:] != (inputs[1], 3):
+        raise InputError(
+            f"Expected {path} to map square RGB images to a feature map, without a head. "
+            f"Received a model from {inputs} to {outputs}."
+        )
+
+    def build(image_size, weights):
+        if weights is not None:
+            raise InputError("Expected no --backbone-weights: a .keras file has its own.")
+        image = keras.Input((image_size, image_size, 3), name="image")
+        resized = keras.models.clone_model(network, image)
+        resized.set_weights(network.get_weights())
+        return resized
+
+    # Without a cut of its own nothing of it can be trained: the last layer is the cut.
+    cut = network.layers[-1].name
+    return Backbone(build, cut, image_size=inputs[1] or 224, engine="tensorflow")
 
 
 def build_base(backbone, image_size, pooling="none", weights=None):
-    """A backbone with its ImageNet weights, from images to bottleneck features.
+    """A backbone with its pretrained weights, from images to bottleneck features.
 
     Args:
-        backbone: Name of a record in `BACKBONES`.
+        backbone: Name of a record in `BACKBONES`, or a `.keras` file.
         image_size: Side of the input, in pixels.
         pooling: `"average"` over positions, giving (batch, channels); `"none"` keeps them, giving
             (batch, height, width, channels).
@@ -180,10 +215,19 @@ def split_model(model, layer_name):
 
     Returns:
         A pair of models, prefix and suffix, with `suffix(prefix(x)) == model(x)`.
+
+    Raises:
+        InputError: If there is no such layer, or another path leads past it.
     """
-    middle = model.get_layer(layer_name).output
-    prefix = keras.Model(model.input, middle, name="prefix")
-    suffix = keras.Model(middle, model.output, name="suffix")
+    try:
+        middle = model.get_layer(layer_name).output
+        prefix = keras.Model(model.input, middle, name="prefix")
+        suffix = keras.Model(middle, model.output, name="suffix")
+    except ValueError:
+        raise InputError(
+            "Expected --cut to name a layer that all paths through the network pass. "
+            f"Received: {layer_name}."
+        ) from None
     return prefix, suffix
 
 

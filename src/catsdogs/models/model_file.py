@@ -28,7 +28,14 @@ from catsdogs.errors import InputError, describe_invalid, shorten
 from catsdogs.files import atomic_path
 from catsdogs.models.engine import Engine, inference_function
 
-__all__ = ["SavedModel", "load_model", "load_saved_model", "read_card", "save_model"]
+__all__ = [
+    "SavedModel",
+    "load_model",
+    "load_network",
+    "load_saved_model",
+    "read_card",
+    "save_model",
+]
 
 _CARD, _CONFIG, _WEIGHTS = "catsdogs.json", "config.json", "model.weights.h5"
 _RESIZE = (
@@ -170,13 +177,27 @@ def load_model(run_or_model):
         InputError: If it is missing, damaged or unsafe.
     """
     path = _model_file(run_or_model)
+    with _open(path):
+        model = load_network(path)
+        _check_end(model)
+    return model
+
+
+def load_network(path):
+    """Any Keras model, loaded in Keras's safe mode.
+
+    Args:
+        path: A `.keras` file.
+
+    Raises:
+        InputError: If it is missing, damaged or unsafe.
+    """
+    path = pathlib.Path(path)
     with _open(path) as archive:
         config = json.loads(archive.read(_CONFIG))
         _check_classes(config)
         _check_weights(config, archive.read(_WEIGHTS))
-        model = keras.saving.load_model(path, safe_mode=True, compile=False)
-        _check_end(model)
-    return model
+        return keras.saving.load_model(path, safe_mode=True, compile=False)
 
 
 @contextlib.contextmanager
@@ -187,7 +208,7 @@ def _open(path):
             if sum(entry.file_size for entry in archive.infolist()) > 2 * path.stat().st_size:
                 raise ValueError("it would unpack to more than twice its size")
             yield archive
-    except (MemoryError, PermissionError):
+    except (InputError, MemoryError, PermissionError):
         raise
     except pydantic.ValidationError as error:
         raise _unusable(path, f"{_CARD}: {' '.join(describe_invalid(error))}") from None
@@ -254,6 +275,6 @@ def _model_file(run_or_model):
 
 def _unusable(path, reason):
     return InputError(
-        f"Expected a model that this project saved at {path}, received one that cannot be used: "
+        f"Expected a model at {path}, received one that cannot be used: "
         f"{shorten(reason) or type(reason).__name__}. Train it again, or use another one."
     )

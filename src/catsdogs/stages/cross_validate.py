@@ -66,7 +66,7 @@ def cross_validate(config, data_dir=None, *, folds=5, repeats=1, include_test=Fa
         config.backbone, config.image_size, config.pooling, config.backbone_weights
     )
     freeze(conv_base)
-    record = find_backbone(config.backbone)
+    record = find_backbone(config.backbone, config.cut)
     store = FeatureStore(
         data_dir / "features",
         conv_base,

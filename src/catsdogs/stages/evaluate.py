@@ -30,7 +30,7 @@ from catsdogs.evaluation.plots import (
 )
 from catsdogs.evaluation.report import write_report
 from catsdogs.files import PART, lock, write_json
-from catsdogs.models.backbones import find_backbone, split_model
+from catsdogs.models.backbones import BACKBONES, split_model
 from catsdogs.models.model_file import load_saved_model
 from catsdogs.stages.features import FeatureStore
 from catsdogs.stages.run import load_run, subset
@@ -109,8 +109,8 @@ def _evaluate(run_dir, data_dir, tta):
 
     model = load_saved_model(run_dir).model
     inputs = [(images, False), (images, True)][: 1 + tta]
-    if backbone := config.get("backbone"):  # not of a convnet from scratch
-        cut = find_backbone(backbone).cut
+    if backbone := BACKBONES.get(config.get("backbone")):
+        cut = backbone.cut
         # The frozen layers are the same in every run, so all runs share their activations.
         store = FeatureStore(
             data_dir / "features",

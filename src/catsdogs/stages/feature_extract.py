@@ -76,7 +76,8 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
             validation = evaluation_batches(validation_images, validation_targets)
         else:
             # The base runs once on each view of an image, and the head trains on what is stored.
-            store = run.feature_store(conv_base, find_backbone(config.backbone))
+            record = find_backbone(config.backbone, config.cut)
+            store = run.feature_store(conv_base, record)
             trained = training_copy(head)
             num_views = config.views if config.variant == "augmented" else 1
             # The activations that fine-tuning starts from are kept on the way.

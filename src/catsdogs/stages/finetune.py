@@ -57,7 +57,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
         keras.utils.set_random_seed(config.seed)  # the same whether the head was made or found
         saved = load_saved_model(head_dir)
         classifier, image_size = saved.model, saved.image_size
-        record = find_backbone(config.backbone)
+        record = find_backbone(config.backbone, config.cut)
         unfreeze_after(classifier, record.cut)
 
         # Data
