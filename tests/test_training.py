@@ -246,9 +246,11 @@ def test_the_learning_rate_rises_linearly_and_decays_to_zero():
     assert float(constant.learning_rate) == pytest.approx(1e-4)
 
 
-def test_biases_and_normalisation_are_exempt_from_weight_decay():
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_biases_and_normalisation_are_exempt_from_weight_decay(kind):
     model = build()
-    optimizer = build_optimizer(ScratchConfig(learning_rate=0.1, weight_decay=0.5), 10)
+    config = ScratchConfig(optimizer=kind, learning_rate=0.1, weight_decay=0.5)
+    optimizer = build_optimizer(config, 10)
     for weight in model.trainable_variables:
         weight.assign(tf.ones_like(weight))
     for _ in range(3):  # the first step of the warm-up has rate zero
@@ -256,6 +258,25 @@ def test_biases_and_normalisation_are_exempt_from_weight_decay():
         optimizer.apply_gradients(zip(zeros, model.trainable_variables, strict=True))
     decayed = {w.path for w in model.trainable_variables if float(keras.ops.max(w)) < 1}
     assert decayed == {"conv/kernel", "logit/kernel"}
+
+
+def test_muon_learns_all_directions_of_a_kernel_at_one_pace():
+    rate, rng = 0.1, np.random.default_rng(0)
+    config = ScratchConfig(optimizer="muon", learning_rate=rate, warmup=0, weight_decay=0)
+    optimizer, model = build_optimizer(config, 1000), build()
+    before = [weight.numpy() for weight in model.trainable_variables]
+    gradients = [rng.normal(size=weight.shape).astype(np.float32) for weight in before]
+    gradients[0][..., 0] *= 100  # one filter's are much larger
+    for _ in range(2):  # the first step of the warm-up has rate zero
+        optimizer.apply(gradients, model.trainable_variables)
+    for old, gradient, weight in zip(before, gradients, model.trainable_variables, strict=True):
+        step = old - weight.numpy()
+        if weight.path == "conv/kernel":
+            directions = np.linalg.svd(step.reshape(-1, step.shape[-1]), compute_uv=False)
+            size = rate * 0.2 * np.sqrt(max(step.size // step.shape[-1], step.shape[-1]))
+            np.testing.assert_allclose(directions, size, rtol=0.35)  # Newton-Schulz is rough
+        else:  # Adam: every entry moves by the rate
+            np.testing.assert_allclose(step, rate * np.sign(gradient), rtol=0.01)
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])

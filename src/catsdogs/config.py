@@ -66,14 +66,14 @@ class _TrainingConfig:
 
     preset: Literal["best", "textbook"] = "best"
     """Recipe to start from; every other flag changes one of its settings."""
-    optimizer: Literal["adamw", "rmsprop"] = "adamw"
-    """AdamW with warm-up and cosine decay, or RMSprop at a constant rate."""
+    optimizer: Literal["adamw", "muon", "rmsprop"] = "adamw"
+    """AdamW or Muon with warm-up and cosine decay, or RMSprop at a constant rate."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
-    """Learning rate; for AdamW the peak of its schedule."""
+    """Learning rate; for AdamW and Muon the peak of its schedule."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.05
-    """Decoupled weight decay of AdamW; biases and normalisation are exempt."""
+    """Decoupled weight decay of AdamW and Muon; biases and normalisation are exempt."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.04
-    """Fraction of the steps for a linear warm-up of AdamW's learning rate."""
+    """Fraction of the steps for a linear warm-up of the learning rate of AdamW and Muon."""
     label_smoothing: Fraction = 0.04
     """Label smoothing factor, in training only."""
     batch_size: Count = 32
@@ -111,6 +111,12 @@ class ScratchConfig(_TrainingConfig):
     whatever the augmentation; training accuracy then stays below validation accuracy."""
     dropout: Fraction = 0.3
     """Dropout rate before the last layers."""
+    optimizer: Literal["adamw", "muon", "rmsprop"] = "muon"
+    """AdamW or Muon with warm-up and cosine decay, or RMSprop at a constant rate."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 4e-3
+    """Learning rate; for AdamW and Muon the peak of its schedule."""
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.2
+    """Decoupled weight decay of AdamW and Muon; biases and normalisation are exempt."""
     epochs: Count = 110
     """Passes over the training images."""
 
@@ -189,7 +195,7 @@ class FinetuneConfig(_TrainingConfig):
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-5
     """Learning rate: small, since the weights are good already."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Fraction of the steps for a linear warm-up of AdamW's learning rate."""
+    """Fraction of the steps for a linear warm-up of the learning rate of AdamW and Muon."""
     epochs: Count = 4
     """Passes over the training images."""
     backbone_weights: str | None = None
@@ -217,6 +223,7 @@ SCRATCH = {
         dropout=0.5,
         optimizer="rmsprop",
         learning_rate=1e-4,
+        weight_decay=0.05,
         label_smoothing=0.0,
         batch_size=20,
         epochs=100,

@@ -1,5 +1,6 @@
 """Precision, optimizer, loss and metrics of the training stages."""
 
+import math
 import pathlib
 
 import keras
@@ -25,12 +26,12 @@ def choose_precision(precision="auto"):
 
 
 def build_optimizer(config, num_steps):
-    """The optimizer of a stage: AdamW with a linear warm-up and a cosine decay to zero, or RMSprop
-    at a constant rate.
+    """The optimizer of a stage: AdamW or Muon with a linear warm-up and a cosine decay to zero, or
+    RMSprop at a constant rate.
 
     Args:
-        config: The stage's config: `optimizer`, `learning_rate`, and for AdamW `warmup` and
-            `weight_decay`, from which biases and normalisation are exempt.
+        config: The stage's config: `optimizer`, `learning_rate`, and for AdamW and Muon `warmup`
+            and `weight_decay`, from which biases and normalisation are exempt.
         num_steps: Steps of the complete run, for the schedule.
 
     Reference:
@@ -45,7 +46,11 @@ def build_optimizer(config, num_steps):
         warmup_target=config.learning_rate,
         warmup_steps=warmup_steps,
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
+    decay = config.weight_decay
+    if config.optimizer == "muon":
+        optimizer = Muon(schedule, weight_decay=decay, adam_weight_decay=decay)
+    else:
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=decay)
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return optimizer
 
@@ -64,6 +69,32 @@ def build_metrics(num_classes):
     else:
         cross_entropy = keras.metrics.CategoricalCrossentropy(name="cross_entropy")
     return [keras.metrics.MeanMetricWrapper(_is_correct, name="accuracy"), cross_entropy]
+
+
+class Muon(keras.optimizers.Muon):
+    """Keras's Muon, for kernels of convolutions too: each as a matrix with a column a filter.
+
+    Muon replaces the momentum of a matrix by the nearest orthogonal one, so that all directions
+    are learned at one pace, not only those of the largest gradients. The last layer, biases and
+    normalisation are trained with Adam.
+
+    Reference:
+        Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024).
+    """
+
+    def _should_use_adamw(self, variable):
+        return len(variable.shape) < 2 or variable.path.endswith("logit/kernel")
+
+    def zeropower_via_newtonschulz5(self, x, steps):
+        matrix = keras.ops.reshape(x, (-1, x.shape[-1]))
+        matrix = keras.ops.cast(matrix, keras.config.dtype_policy().compute_dtype)  # half the time
+        update = super().zeropower_via_newtonschulz5(matrix, steps)
+        return keras.ops.cast(keras.ops.reshape(update, x.shape), x.dtype)
+
+    def lr_adjust(self, x):
+        # As large as an update of Adam, so that both go with one learning rate (Liu et al. 2025).
+        num_filters = x.shape[-1]
+        return x * self.rms_rate * math.sqrt(max(num_filters, math.prod(x.shape) // num_filters))
 
 
 def _is_correct(targets, probabilities):
