@@ -6,6 +6,8 @@ its speed changes from one hour to the next, so that only ratios within one run 
 Examples:
     python benchmarks/benchmark.py --output results/benchmark.json    about 40 minutes
     python benchmarks/benchmark.py --quick       does it run? small images, few steps: minutes
+    ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/benchmark.py --precision float32
+        as on a processor with AVX2 alone (TensorFlow; onnxruntime has no such switch): two hours
 """
 
 import dataclasses
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import time
 import timeit
+from typing import Literal
 
 import keras
 import numpy as np
@@ -35,6 +38,8 @@ from catsdogs.data.batches import encode_labels, image_batches
 from catsdogs.data.images import load_split
 from catsdogs.data.manifest import find_data_dir, load_manifest
 from catsdogs.files import read_json, write_json
+from catsdogs.inference.export import export_model
+from catsdogs.inference.predict import predict_pictures
 from catsdogs.models.backbones import (
     build_base,
     build_classifier,
@@ -45,6 +50,7 @@ from catsdogs.models.backbones import (
 )
 from catsdogs.models.convnets import build_residual_convnet
 from catsdogs.models.fused_norm import training_copy
+from catsdogs.models.model_file import load_saved_model
 from catsdogs.stages.features import FeatureStore
 from catsdogs.stages.optimization import (
     build_loss,
@@ -60,6 +66,7 @@ __all__ = [
     "measure_convnet",
     "measure_extraction",
     "measure_fine_tuning",
+    "measure_prediction",
     "ratios",
     "run_benchmark",
 ]
@@ -69,12 +76,13 @@ _BATCH_SIZE = 32
 _SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 
 
-def run_benchmark(data_dir, quick=False):
+def run_benchmark(data_dir, precision="auto", quick=False):
     """Measures everything.
 
     Args:
         data_dir: A prepared dataset. Its pictures are linked into a temporary folder, where
             nothing is cached yet.
+        precision: As for `choose_precision`.
         quick: Small images and few steps, to see that it works.
 
     Returns:
@@ -92,21 +100,27 @@ def run_benchmark(data_dir, quick=False):
             "dataset": manifest.dataset,
             "images": manifest.sizes,
             "environment": describe_environment(),
+            "precision": choose_precision(precision),
+            "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),  # fewer instructions
             "load_average": round(os.getloadavg()[0], 2),  # above 0.5: do not trust the figures
         }
         found["extraction"] = [
             run_alone(measure_extraction, side, precision, turns=1 if quick else 5)
             for side in ((64,) if quick else (150, 224))
-            for precision in ("auto", "float32")
+            for precision in dict.fromkeys((found["precision"], "float32"))
         ]
         found["augmentation"] = run_alone(measure_augmentation, 150, 64 if quick else 640)
-        found["training"] = run_alone(measure_convnet, data, 12 * steps)
-        found["fine_tuning"] = run_alone(measure_fine_tuning, size, steps)
+        found["training"] = run_alone(measure_convnet, data, precision, 12 * steps)
+        found["fine_tuning"] = run_alone(measure_fine_tuning, size, precision, steps)
         found["textbook"] = {
             stage: run_alone(time_textbook, stage, data, 96 if quick else 180, steps)
             for stage in EPOCHS
         }
-        found["stages"] = _time_stages(data, pathlib.Path(folder), quick)
+        found["stages"] = _time_stages(data, pathlib.Path(folder), precision, quick)
+        found["prediction"] = {
+            name: run_alone(measure_prediction, pathlib.Path(folder) / name, data)
+            for name in ("light features, cold", "fine-tuning, cold", "scratch")
+        }
     found["ratios"] = ratios(found)
     return found
 
@@ -125,12 +139,14 @@ def ratios(found):
             name = f"VGG16 at {size}², images/s, bfloat16 / float32"
             result[name] = rate / rates[size, "float32"]
     for name, stage in found["stages"].items():
-        if name.startswith("features") and stage["cold"]:  # the textbook's has no cache either
+        if "features, cold" in name:  # the textbook's has no cache either
             name = f"textbook's features, 50 epochs / {name}"
             result[name] = textbook["feature_extract"] / stage["seconds"]
     both = textbook["feature_extract"] + textbook["finetune"]
-    name = "textbook's features and fine-tuning, 50 + 30 epochs / fine-tuning, cold"
-    result[name] = both / seconds["fine-tuning, cold"]
+    for stage in ("fine-tuning, cold", "light features, cold", "record features, cold"):
+        result[f"textbook's features and fine-tuning, 50 + 30 epochs / {stage}"] = (
+            both / seconds[stage]
+        )
     name = "textbook's fine-tuning, 30 epochs / fine-tuning, cached"
     result[name] = textbook["finetune"] / seconds["fine-tuning, cached"]
     convnet = seconds["scratch"] / found["stages"]["scratch"]["epochs"] * SCRATCH["best"].epochs
@@ -139,7 +155,7 @@ def ratios(found):
     return {name: float(f"{ratio:.3g}") for name, ratio in result.items()}
 
 
-def _time_stages(data, folder, quick):
+def _time_stages(data, folder, precision, quick):
     found = {}
 
     def record(name, run_dir, seconds=None):
@@ -156,7 +172,7 @@ def _time_stages(data, folder, quick):
     def run(name, script, *flags):
         print(name, flush=True)
         command = [_SCRIPTS / f"{script}.py", "--data-dir", data, "--run-dir", folder / name]
-        flags += ("--smoke",) * quick
+        flags += ("--precision", precision, *("--smoke",) * quick)
         start = time.perf_counter()
         subprocess.run([sys.executable, *map(str, (*command, *flags))], check=True)
         record(name, folder / name, round(time.perf_counter() - start, 1))
@@ -166,12 +182,10 @@ def _time_stages(data, folder, quick):
     record("features, cold, as part of fine-tuning", head)
     run("fine-tuning, cached", "finetune", "--start", head)
     run("features, cached", "train_feature_extract", "--seed", "1")
-    if not quick:
-        for cache in ("features", "decoded"):
-            shutil.rmtree(data / cache)
-        at_256 = ("train_feature_extract", "--image-size", "256")
-        run("features at 256², cold", *at_256)
-        run("features at 256², cached", *at_256, "--seed", "1")
+    for preset in ("light", "record"):
+        run(f"{preset} features, cold", "train_feature_extract", "--preset", preset)
+    light = ("--preset", "light", "--start", folder / "light features, cold")
+    run("light fine-tuning, cached", "finetune", *light)
     run("scratch", "train_scratch", "--epochs", "5")
     return found
 
@@ -259,17 +273,18 @@ def measure_augmentation(image_size, num_images):
     }
 
 
-def measure_convnet(data_dir, steps):
+def measure_convnet(data_dir, precision, steps):
     """Measures training of the `best` convnet from scratch, at the size of its last epochs.
 
     Args:
         data_dir: A prepared dataset.
+        precision: As for `choose_precision`.
         steps: Steps to time.
 
     Returns:
         As `measure_fine_tuning`.
     """
-    choose_precision()
+    choose_precision(precision)
     config, manifest = SCRATCH["best"], load_manifest(data_dir)
     images, labels = load_split(data_dir, manifest, "train", config.image_size)
     num_classes = len(manifest.classes)
@@ -283,14 +298,15 @@ def measure_convnet(data_dir, steps):
     # The smaller last batch of an epoch would be traced in the middle of it.
     batches = batches.filter(lambda images, labels: tf.shape(labels)[0] == batch_size).prefetch(2)
     flops = 3 * count_flops(model, size)
-    return _time_training(training_copy(model), num_classes, iter(batches), steps, flops)
+    return _time_training(training_copy(model), config, num_classes, iter(batches), steps, flops)
 
 
-def measure_fine_tuning(image_size, steps):
+def measure_fine_tuning(image_size, precision, steps):
     """Measures training of VGG16's last block on cached activations.
 
     Args:
         image_size: Side of the images that the activations come from, in pixels.
+        precision: As for `choose_precision`.
         steps: Steps to time.
 
     Returns:
@@ -298,7 +314,7 @@ def measure_fine_tuning(image_size, steps):
         the forward pass, less the gradients that no layer needs) and their fraction of what the
         machine can do.
     """
-    choose_precision()
+    choose_precision(precision)
     conv_base = build_base(_BACKBONE, image_size, "average")
     cut, batch_size = find_backbone(_BACKBONE).cut, FINETUNE["best"].batch_size
     unfreeze_after(conv_base, cut)
@@ -308,7 +324,44 @@ def measure_fine_tuning(image_size, steps):
     labels = tf.cast(tf.range(batch_size)[:, None] % 2, tf.float32)
     first, *others = (_flops(layer, layer.output.shape) for layer in _convolutions(model))
     batches = itertools.repeat((activations, labels))
-    return _time_training(model, 2, batches, steps, 2 * first + 3 * sum(others))
+    flops = 2 * first + 3 * sum(others)
+    return _time_training(model, FINETUNE["best"], 2, batches, steps, flops)
+
+
+def measure_prediction(run_dir, data_dir):
+    """Measures prediction from files, and what the exported model takes.
+
+    Args:
+        run_dir: A finished run.
+        data_dir: The prepared dataset whose validation pictures are predicted.
+
+    Returns:
+        A dictionary: milliseconds for one picture once the model is loaded, files/s, and megabytes
+        of the model as ONNX and LiteRT.
+    """
+    saved = load_saved_model(run_dir)
+    folder = data_dir / "validation"
+    files = sorted(map(str, folder.glob("*/*")))
+
+    def predict(some):
+        return _seconds(lambda: list(predict_pictures(saved, some)))
+
+    predict(files[:1])  # the first calls trace
+    one = statistics.median(predict([file]) for file in files[:50])
+    predict(files[:32])
+    exported = {}
+    for form, pattern in (("onnx", "*.onnx"), ("litert", "*.tflite")):
+        with tempfile.TemporaryDirectory() as output:
+            export_model(saved, form, pathlib.Path(output) / form, [str(folder)])
+            (path,) = pathlib.Path(output).rglob(pattern)
+            exported[f"{form}_megabytes"] = round(path.stat().st_size / 1e6, 1)
+    return {
+        "image_size": saved.image_size,
+        "engine": saved.engine,
+        "one_picture_ms": round(1e3 * one, 1),
+        "files_per_second": round(len(files) / predict(files), 1),
+        **exported,
+    }
 
 
 def count_flops(model, image_size):
@@ -322,9 +375,9 @@ def count_flops(model, image_size):
     return sum(map(_flops, convolutions, shapes))
 
 
-def _time_training(model, num_classes, batches, steps, flops):
+def _time_training(model, config, num_classes, batches, steps, flops):
     """Times training steps; `flops` are those of one image."""
-    optimizer = build_optimizer(FINETUNE["best"], steps)
+    optimizer = build_optimizer(config, steps)
     model.compile(optimizer, build_loss(num_classes), metrics=build_metrics(num_classes))
     optimizer.build(model.trainable_variables)
     step = tf.function(lambda *batch: model.train_step(batch))
@@ -388,6 +441,8 @@ def _convolve(x, kernel, bias):
 class Arguments:
     quick: bool = False
     """Small images and few steps, to see that it works; the figures mean nothing."""
+    precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
+    """Numeric precision of what this project runs; the textbook's code is float32."""
     data_dir: str | None = None
     """Prepared dataset; by default the photographs if there are any, else the sketches."""
     output: str = "runs/benchmark.json"
@@ -397,7 +452,7 @@ class Arguments:
 @cli.command
 def benchmark():
     arguments = cli.parse(Arguments, __doc__)
-    found = run_benchmark(find_data_dir(arguments.data_dir), arguments.quick)
+    found = run_benchmark(find_data_dir(arguments.data_dir), arguments.precision, arguments.quick)
     write_json(arguments.output, found)
     print(json.dumps(found, indent=2, ensure_ascii=False))
     print(f"Written: {arguments.output}")

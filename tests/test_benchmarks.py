@@ -207,7 +207,10 @@ def test_the_quick_benchmark_runs(data_dir, vgg16_weights, tmp_path, monkeypatch
     monkeypatch.setattr(benchmark, "run_alone", lambda function, *args, **kw: function(*args, **kw))
     found = benchmark.run_benchmark(data_dir, quick=True)
     cold = {name for name, stage in found["stages"].items() if stage["cold"]}
-    assert cold == {"fine-tuning, cold", "features, cold, as part of fine-tuning", "scratch"}
+    assert cold == {
+        "fine-tuning, cold", "features, cold, as part of fine-tuning", "light features, cold",
+        "record features, cold", "scratch",
+    }  # fmt: skip
     assert all(ratio > 0 for ratio in found["ratios"].values())
     assert found["augmentation"]["ratio"] > 2  # the fused warp is much faster than random layers
     assert not [*(tmp_path / "runs").iterdir()]
