@@ -101,8 +101,8 @@ def plot_frontier(rows, textbook_seconds, hardware):
 
     Args:
         rows: From `results.summarize`, all with `cold_seconds`.
-        textbook_seconds: Seconds of the textbook's code on the same machine, by stage.
-        hardware: The machine's name.
+        textbook_seconds: Seconds of the textbook's code by stage.
+        hardware: The machine that ran the textbook's code.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -116,18 +116,24 @@ def plot_frontier(rows, textbook_seconds, hardware):
         style = {"textcoords": "offset points", "va": "top", "fontsize": 8, "color": colour}
         axes.annotate(textwrap.fill(label, 24), (minutes, accuracy), (7, -4), **style)
 
-    frontier = []
-    for row in sorted(rows, key=lambda row: row["cold_seconds"]):
-        if not frontier or row["accuracy"]["mean"] > frontier[-1][1]:
-            frontier.append((row["cold_seconds"] / 60, row["accuracy"]["mean"]))
-    minutes, accuracies = zip(*frontier, strict=True)
-    axes.plot(minutes, accuracies, color=GREY, linewidth=1, drawstyle="steps-post", zorder=1)
+    machines = list(dict.fromkeys([hardware, *(row["hardware"] for row in rows)]))
+    for machine, line in zip(machines, ("-", "--", ":"), strict=False):
+        frontier = []
+        for row in sorted(rows, key=lambda row: row["cold_seconds"]):
+            is_better = not frontier or row["accuracy"]["mean"] > frontier[-1][1]
+            if row["hardware"] == machine and is_better:
+                frontier.append((row["cold_seconds"] / 60, row["accuracy"]["mean"]))
+        if frontier:
+            style = {"color": GREY, "linewidth": 1, "drawstyle": "steps-post", "zorder": 1}
+            label = f"{machine} ({'filled' if machine == hardware else 'hollow'})"
+            axes.plot(*zip(*frontier, strict=True), linestyle=line, label=label, **style)
     for stage, (title, colour, marker) in STAGES.items():
         for row in (row for row in rows if row["stage"] == stage):
             minutes, accuracy = row["cold_seconds"] / 60, row["accuracy"]["mean"]
             low, high = row["accuracy"]["interval95"]
             axes.plot([minutes] * 2, [low, high], color=colour, alpha=0.25, linewidth=4)
-            axes.plot(minutes, accuracy, marker, color=colour, markersize=7)
+            fill = colour if row["hardware"] == hardware else "white"
+            axes.plot(minutes, accuracy, marker, color=colour, markersize=7, markerfacecolor=fill)
             label = f"{row['label']}, {row['image_size']}²"
             write_label(label, minutes, accuracy, colour)
         axes.plot([], [], marker, color=colour, markersize=7, label=title)
@@ -138,8 +144,8 @@ def plot_frontier(rows, textbook_seconds, hardware):
         minutes = seconds[stage] / 60
         axes.plot(minutes, accuracy, "x", color=GREY, markersize=9, markeredgewidth=2)
         write_label(f"textbook, {names[stage]}", minutes, accuracy, GREY)
-    ticks = (1, 3, 10, 30, 60, 120, 240, 480)
-    axes.set_xticks(ticks, [f"{t} min" if t < 60 else f"{t // 60} h" for t in ticks])
+    ticks = (0.5, 1, 3, 10, 30, 60, 120, 240, 480)
+    axes.set_xticks(ticks, [f"{t:g} min" if t < 60 else f"{t // 60} h" for t in ticks])
     axes.minorticks_off()
     lowest, highest = axes.get_ylim()
     shown = [tick for tick in _TICKS if lowest < tick < highest]
@@ -151,7 +157,7 @@ def plot_frontier(rows, textbook_seconds, hardware):
     axes.set_title("Accuracy against training time", pad=24)
     axes.text(
         0, 1.02, "Bars: 95 % intervals. Crosses: the textbook's published accuracy (2nd ed.), its "
-        f"code timed here. {hardware}.",
+        "code timed.",
         transform=axes.transAxes, color=GREY, fontsize=9,
     )  # fmt: skip
     return figure

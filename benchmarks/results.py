@@ -147,8 +147,7 @@ def update(root=_ROOT):
     save_figure(plot_ladder(rows), results / "ladder.png")
     benchmark = read_json(results / "benchmark.json")
     hardware = _hardware(benchmark["environment"])
-    # Minutes of another machine do not belong in the same figure.
-    points = [row for row in rows if row["cold_seconds"] and row["hardware"] == hardware]
+    points = [row for row in rows if row["cold_seconds"]]
     seconds = {stage: timed["seconds"] for stage, timed in benchmark["textbook"].items()}
     save_figure(plot_frontier(points, seconds, hardware), results / "frontier.png")
     save_figure(plot_growth(read_json(results / "growth.json")["rows"]), results / "growth.png")
