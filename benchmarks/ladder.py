@@ -6,7 +6,7 @@ repeated, so the same command resumes an interrupted ladder.
 Examples:
     python benchmarks/ladder.py small    small images, few epochs: minutes (make run)
     python benchmarks/ladder.py full     the runs behind the results table: hours (make ladder)
-    python benchmarks/ladder.py sweep    compares settings on the validation split: an hour
+    python benchmarks/ladder.py sweep    compares settings on the validation split: two hours
 """
 
 import dataclasses
@@ -46,7 +46,8 @@ def _for_seeds(script, name, *flags):
 
 
 # Minutes on two cores: small images, few epochs. A plain convnet that overfits; a residual one with
-# augmentation; features of a pretrained base; and the base's last block fine-tuned.
+# augmentation; features of a pretrained base; its last block fine-tuned; and the features of a
+# light backbone, which can afford larger images.
 SMALL = (
     Step(
         "train_scratch", "scratch-textbook-none",
@@ -60,13 +61,17 @@ SMALL = (
         "train_scratch", "scratch-best-strong",
         (
             "--image-size", "96", "--crop-size", "80", "--first-crop-size", "64",
-            "--epochs", "40",
+            "--epochs", "20",
         ),
     ),
     Step("train_feature_extract", "feature_extract", ("--image-size", "96", "--epochs", "15")),
     Step(
         "finetune", "finetune", ("--variant", "cached", "--learning-rate", "1e-4", "--epochs", "6"),
         start="feature_extract",
+    ),
+    Step(
+        "train_feature_extract", "feature_extract-light",
+        ("--preset", "light", "--image-size", "128", "--epochs", "15"),
     ),
 )  # fmt: skip
 
@@ -113,8 +118,22 @@ FULL = (
     Step("train_scratch", "scratch-textbook-basic-seed0", ("--preset", "textbook")),
 )  # fmt: skip
 
-# Settings to compare by validation loss: the image size, then how to fine-tune.
+# Settings to compare by validation loss: how a convnet learns in few epochs; the image size for
+# feature extraction; how to fine-tune.
 SWEEP = (
+    *(
+        Step(
+            "train_scratch", f"scratch-{optimizer}-rate-{rate}-decay-{decay}",
+            (
+                "--optimizer", optimizer, "--learning-rate", rate, "--weight-decay", decay,
+                "--epochs", "40",
+            ),
+        ) for optimizer, rate, decay in (
+            ("adamw", "1e-3", "0.05"), ("adamw", "1e-3", "0.2"), ("muon", "1e-3", "0.05"),
+            ("muon", "4e-3", "0.05"), ("muon", "8e-3", "0.05"), ("muon", "4e-3", "0.2"),
+            ("muon", "4e-3", "0.5"),
+        )
+    ),
     *(
         Step("train_feature_extract", f"features-{size}", ("--image-size", str(size)))
         for size in (128, 192, 256, 320, 384)
