@@ -293,7 +293,8 @@ def measure_convnet(data_dir, precision, steps):
     epochs = math.ceil((steps + 5) / (len(labels) // batch_size))
     batches = image_batches(
         images, encode_labels(labels, num_classes), batch_size=batch_size, epochs=epochs, seed=0,
-        augmentation="strong", crop_sizes=[size] * epochs, mixup_share=config.mixup,
+        augmentation="strong", crop_sizes=[size] * epochs, mixup=config.mixup,
+        cutmix=config.cutmix,
     )  # fmt: skip
     # The smaller last batch of an epoch would be traced in the middle of it.
     batches = batches.filter(lambda images, labels: tf.shape(labels)[0] == batch_size).prefetch(2)

@@ -70,7 +70,7 @@ def test_seed_and_epoch_decide_everything(augmentation):
     def run(seed=7, first=0):
         return image_batches(
             NOISE, TARGETS, batch_size=6, epochs=4, seed=seed, initial_epoch=first,
-            augmentation=augmentation, crop_sizes=[6, 6, 7, 7], mixup_share=0.5,
+            augmentation=augmentation, crop_sizes=[6, 6, 7, 7], mixup=0.5,
         )  # fmt: skip
 
     complete = collect(run())
@@ -89,7 +89,7 @@ def test_augmented_images_do_not_depend_on_the_batch_size(augmentation):
         return join(
             image_batches(
                 NOISE, TARGETS, batch_size=batch_size, epochs=2, seed=1,
-                augmentation=augmentation, crop_sizes=[6, 6], mixup_share=0.5,
+                augmentation=augmentation, crop_sizes=[6, 6], mixup=0.5,
             )
         )[0]  # fmt: skip
 
@@ -110,18 +110,28 @@ def test_crops_grow_from_epoch_to_epoch():
 
 
 @pytest.mark.parametrize("batch_size", [4, NUM])
-def test_mixup_blends_with_the_next_image_of_the_epoch(batch_size):
-    plain, labels = join(image_batches(IMAGES, TARGETS, batch_size=NUM, epochs=1, seed=5))
-    images, targets = join(
-        image_batches(IMAGES, TARGETS, batch_size=batch_size, epochs=1, seed=5, mixup_share=0.5)
-    )
-    plain, values = plain[:, 0, 0, 0], images[:, 0, 0, 0]
-    fraction = (values - plain) / (np.roll(plain, -1) - plain)  # of the next one
-    assert fraction.min() >= 0 and fraction.max() <= 0.5
-    changed = fraction > 0
-    assert 0.2 < changed.mean() < 0.8 and len(np.unique(fraction[changed])) == changed.sum()
-    # The target is blended likewise.
-    expected = (1 - fraction) * labels[:, 0] + fraction * np.roll(labels[:, 0], -1)
+def test_images_and_targets_are_mixed_with_the_next_ones_of_the_epoch(batch_size):
+    def batches(**arguments):
+        return join(image_batches(IMAGES, TARGETS, epochs=1, seed=5, **arguments))
+
+    plain, labels = batches(batch_size=NUM)
+    images, targets = batches(batch_size=batch_size, mixup=0.4, cutmix=0.4)
+    plain, values = plain[..., 0], images[..., 0]
+    share = (values - plain) / (np.roll(plain, -1, axis=0) - plain)  # of the next image
+    is_mixed = share.max(axis=(1, 2)) > 0
+    is_pasted = share.max(axis=(1, 2)) == 1
+    assert 0.5 < is_mixed.mean() < 1 and 0.2 < is_pasted.mean() < 0.7
+    # Blended alike all over, or one square pasted in.
+    blended = share[is_mixed & ~is_pasted]
+    np.testing.assert_allclose(blended, blended[:, :1, :1] + 0 * blended, atol=1e-5)
+    assert blended.max() <= 0.5
+    for square in share[is_pasted]:
+        row, column = square.max(axis=1), square.max(axis=0)
+        assert set(square.ravel()) == {0, 1}
+        np.testing.assert_array_equal(square, row[:, None] * column)
+    # The target is mixed by as much.
+    share = share.mean(axis=(1, 2))
+    expected = (1 - share) * labels[:, 0] + share * np.roll(labels[:, 0], -1)
     np.testing.assert_allclose(targets[:, 0], expected, atol=1e-6)
 
 
@@ -144,17 +154,18 @@ FEW = hypothesis.settings(max_examples=max(5, hypothesis.settings.default.max_ex
 @hypothesis.given(
     plan=plans(),
     augmentation=st.sampled_from(["none", "basic", "strong"]),
-    mixup_share=st.sampled_from([0.0, 0.5, 1.0]),
+    mixup=st.sampled_from([0.0, 0.5, 1.0]),
+    cutmix=st.sampled_from([0.0, 0.5]),
     crop_size=st.integers(4, 8),
 )
-def test_labels_stay_with_their_images(plan, augmentation, mixup_share, crop_size):
+def test_labels_stay_with_their_images(plan, augmentation, mixup, cutmix, crop_size):
     """Class c fills channel c, so whatever an image shows must be its target."""
     labels, num_classes, arguments = plan
     images = np.zeros((len(labels), 8, 8, 3), np.uint8)
     images[np.arange(len(labels)), :, :, labels] = 255
     dataset = image_batches(
         images, encode_labels(labels, num_classes), augmentation=augmentation,
-        mixup_share=mixup_share, crop_sizes=[crop_size] * arguments["epochs"], **arguments,
+        mixup=mixup, cutmix=cutmix, crop_sizes=[crop_size] * arguments["epochs"], **arguments,
     )  # fmt: skip
     found, targets = join(dataset)
     num_epochs = arguments["epochs"] - arguments["initial_epoch"]
@@ -166,7 +177,7 @@ def test_labels_stay_with_their_images(plan, augmentation, mixup_share, crop_siz
         np.testing.assert_array_equal(shown[sure].argmax(axis=1), wanted[sure].argmax(axis=1))
     else:
         np.testing.assert_allclose(shown / 255, wanted, atol=1e-3)
-    if not mixup_share:  # every image once an epoch
+    if not mixup and not cutmix:  # every image once an epoch
         for epoch in np.split(wanted, num_epochs):
             counts = np.bincount(labels, minlength=num_classes)
             np.testing.assert_array_equal(epoch.sum(axis=0), counts)

@@ -71,7 +71,7 @@ def captured(data_dir, finished, tmp_path, monkeypatch):
         if isinstance(config, FinetuneConfig):
             config = dataclasses.replace(config, start=str(finished["head"]), smoke=False)
         elif isinstance(config, ScratchConfig):
-            config = dataclasses.replace(config, mixup=0.0)
+            config = dataclasses.replace(config, mixup=0.0, cutmix=0.0)
         with monkeypatch.context() as patch, pytest.raises(CapturedError) as caught:
             patch.setattr(keras.Model, "fit", fit)
             train(config, data_dir, tmp_path / "run")

@@ -109,6 +109,9 @@ class ScratchConfig(_TrainingConfig):
     mixup: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Fraction of training images that are blended with another one, and their labels alike,
     whatever the augmentation; training accuracy then stays below validation accuracy."""
+    cutmix: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Fraction of training images that get a square of another one pasted in, and their labels
+    mixed alike; of those that --mixup leaves."""
     dropout: Fraction = 0.3
     """Dropout rate before the last layers."""
     optimizer: Literal["adamw", "muon", "rmsprop"] = "muon"
@@ -220,6 +223,7 @@ SCRATCH = {
         architecture="textbook",
         image_size=150,
         mixup=0.0,
+        cutmix=0.0,
         dropout=0.5,
         optimizer="rmsprop",
         learning_rate=1e-4,

@@ -10,11 +10,11 @@ import math
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["NUM_RANDOM", "augment", "crop_sizes", "mixup", "preview_augmentation", "view_random"]
+__all__ = ["NUM_RANDOM", "augment", "crop_sizes", "mix", "preview_augmentation", "view_random"]
 
 # flip, rotation, shift x, shift y, shear, zoom x, zoom y, area, aspect, crop x, crop y,
-# brightness, contrast, saturation, channel gains (3), erase or not, its side, its centre (2),
-# mix or not, how much
+# brightness, contrast, saturation, channel gains (3), erase or not, its side, its centre (2, of what
+# CutMix pastes too), mix or not, how much
 NUM_RANDOM = 23
 
 # The ranges of Deep Learning with Python, 1st ed., listing 5.11, in ImageDataGenerator's terms. Its
@@ -54,24 +54,32 @@ def crop_sizes(first, last, epochs):
     return [sizes[min(int(epoch * pace), len(sizes) - 1)] for epoch in range(epochs)]
 
 
-def mixup(rows, random, fraction):
-    """Blends rows with the ones that follow them: images, or their targets alike.
+def mix(images, targets, random, mixup, cutmix):
+    """Mixes images with the ones that follow them, and their targets alike.
 
     Args:
-        rows: float32 (batch + 1, ...); the last one is only blended in.
-        random: float32 (batch + 1, NUM_RANDOM) in [0, 1), the same for images and targets.
-        fraction: Fraction of the rows that are blended, in [0, 1].
+        images: float32 (batch + 1, size, size, 3); the last one only goes into the one before.
+        targets: float32 (batch + 1, ...).
+        random: float32 (batch + 1, NUM_RANDOM) in [0, 1).
+        mixup: Fraction of the images that are blended with the next one, in [0, 1].
+        cutmix: Fraction that get a square of the next one pasted in, in [0, 1 - mixup].
 
     Returns:
-        float32 (batch, ...); a row keeps at least half of itself.
+        A pair: images, float32 (batch, size, size, 3), and targets, float32 (batch, ...); each
+        keeps at least half of itself.
 
     Reference:
-        Zhang et al., "mixup: Beyond empirical risk minimization" (2018).
+        Zhang et al., "mixup: Beyond empirical risk minimization" (2018); Yun et al., "CutMix:
+        Regularization strategy to train strong classifiers with localizable features" (2019).
     """
-    chosen, amount = random[:-1, 21], random[:-1, 22]
-    other = tf.where(chosen < fraction, 0.5 * amount, 0.0)
-    other = tf.reshape(other, (-1, *[1] * (rows.shape.rank - 1)))
-    return (1 - other) * rows[:-1] + other * rows[1:]
+    centre, chosen, amount = random[:-1, 19:21], random[:-1, 21], 0.5 * random[:-1, 22]
+    blended = tf.where(chosen < mixup, amount, 0.0)
+    side = tf.where((chosen >= mixup) & (chosen < mixup + cutmix), tf.sqrt(amount), 0.0)
+    pasted = tf.cast(_square(side, centre, images.shape[1]), tf.float32)
+    share = blended[:, None, None, None] + pasted  # of the next image, (batch, size, size, 1)
+    images = (1 - share) * images[:-1] + share * images[1:]
+    share = tf.reduce_mean(share, axis=(1, 2))  # (batch, 1)
+    return images, (1 - share) * targets[:-1] + share * targets[1:]
 
 
 def augment(images, random, name, size):
@@ -212,13 +220,18 @@ def _colour(images, random):
 
 def _erase(images, random, size):
     """Hides a square, so that no single part of an animal suffices."""
-    chosen, side, *centre = tf.unstack(random[:, 17:21, None], axis=1)  # (batch, 1) each
+    chosen, side, centre = random[:, 17], random[:, 18], random[:, 19:21]
     low, high = _ERASE_SIDE
-    half = tf.where(chosen < _ERASE, 0.5 * (low + (high - low) * side), 0.0)
-    pixels = (tf.range(size, dtype=tf.float32) + 0.5) / tf.cast(size, tf.float32)
-    column, row = (tf.abs(pixels - at) < half for at in centre)  # (batch, size)
-    hidden = (row[:, :, None] & column[:, None, :])[..., None]
+    hidden = _square(tf.where(chosen < _ERASE, low + (high - low) * side, 0.0), centre, size)
     return tf.where(hidden, tf.reduce_mean(images, axis=(1, 2), keepdims=True), images)
+
+
+def _square(side, centre, size):
+    """A mask of a square in each image, bool (batch, size, size, 1); sides are in [0, 1]."""
+    pixels = (tf.range(size, dtype=tf.float32) + 0.5) / tf.cast(size, tf.float32)
+    is_near = tf.abs(pixels - centre[:, :, None]) < 0.5 * side[:, None, None]  # (batch, 2, size)
+    column, row = tf.unstack(is_near, axis=1)
+    return (row[:, :, None] & column[:, None, :])[..., None]
 
 
 def _none(images, random, size):

@@ -9,7 +9,7 @@ import mmap
 import numpy as np
 import tensorflow as tf
 
-from catsdogs.data.augment import NUM_RANDOM, augment, mixup, view_random
+from catsdogs.data.augment import NUM_RANDOM, augment, mix, view_random
 
 __all__ = [
     "encode_labels",
@@ -42,7 +42,7 @@ def encode_labels(labels, num_classes):
 
 def image_batches(
     images, targets, *, batch_size, epochs, seed, initial_epoch=0, augmentation="none",
-    crop_sizes=None, mixup_share=0.0,
+    crop_sizes=None, mixup=0.0, cutmix=0.0,
 ):  # fmt: skip
     """Shuffled, augmented batches for training: one dataset that runs through all epochs.
 
@@ -59,7 +59,8 @@ def image_batches(
         augmentation: `"none"`, `"basic"` or `"strong"` (see `augment`).
         crop_sizes: Side of the images of each epoch, in pixels, for `"strong"`; by default, and
             for the others, that of the images given.
-        mixup_share: Fraction of the images that are blended with the next one of the epoch.
+        mixup, cutmix: Fractions of the images that are mixed with the next one of the epoch (see
+            `mix`).
 
     Returns:
         A `tf.data.Dataset` of pairs: float32 (batch, size, size, 3) in [0, 255] and targets,
@@ -76,7 +77,7 @@ def image_batches(
         _batches(
             functools.partial(load, size=size), targets, batch_size,
             [epoch for epoch in range(initial_epoch, epochs) if sizes[epoch] == size],
-            seed, mixup_share,
+            seed, mixup, cutmix,
         ) for size in dict.fromkeys(sizes)  # in order, since sizes never shrink
     ]  # fmt: skip
     return functools.reduce(tf.data.Dataset.concatenate, parts)
@@ -164,9 +165,9 @@ def image_view(images, rows, view):
     return augment(batch, random, "basic", images.shape[1]).numpy()
 
 
-def _batches(load, targets, batch_size, epochs, seed, mixup_share=0.0):
+def _batches(load, targets, batch_size, epochs, seed, mixup=0.0, cutmix=0.0):
     num_images, epochs, known = len(targets), list(epochs), tf.constant(targets, tf.float32)
-    following = 1 if mixup_share else 0  # the row that a batch's last one is blended with
+    following = 1 if mixup or cutmix else 0  # the row that a batch's last one is mixed with
 
     def one_epoch(epoch):
         # The first column decides the order, the others the augmentation.
@@ -183,8 +184,8 @@ def _batches(load, targets, batch_size, epochs, seed, mixup_share=0.0):
 
     def finish(index, epoch, random):
         batch, wanted = load(index, epoch, random), tf.gather(known, index)
-        if mixup_share:
-            batch, wanted = (mixup(rows, random, mixup_share) for rows in (batch, wanted))
+        if following:
+            batch, wanted = mix(batch, wanted, random, mixup, cutmix)
         return batch, wanted
 
     dataset = tf.data.Dataset.from_tensor_slices(tf.constant(epochs, tf.int64)).flat_map(one_epoch)

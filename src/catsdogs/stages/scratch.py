@@ -67,7 +67,8 @@ def train_scratch(config, data_dir=None, run_dir=None, *, resume=False, tensorbo
             initial_epoch=run.epoch,
             augmentation=config.augmentation,
             crop_sizes=sizes,
-            mixup_share=config.mixup,
+            mixup=config.mixup,
+            cutmix=config.cutmix,
         )
         validation = evaluation_batches(
             validation_images, encode_labels(validation_labels, run.num_classes)
