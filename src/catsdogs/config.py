@@ -67,13 +67,13 @@ class _TrainingConfig:
     preset: Literal["best", "textbook"] = "best"
     """Recipe to start from; every other flag changes one of its settings."""
     optimizer: Literal["adamw", "muon", "rmsprop"] = "adamw"
-    """AdamW or Muon with warm-up and cosine decay, or RMSprop at a constant rate."""
+    """AdamW or Muon with warm-up, cosine decay and weight decay; or plain RMSprop."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
-    """Learning rate; for AdamW and Muon the peak of its schedule."""
+    """Learning rate; the peak of the schedule, if there is one."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.05
-    """Decoupled weight decay of AdamW and Muon; biases and normalisation are exempt."""
+    """Decoupled weight decay; biases and normalisation are exempt."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.04
-    """Fraction of the steps for a linear warm-up of the learning rate of AdamW and Muon."""
+    """Fraction of the steps in which the learning rate warms up, linearly."""
     label_smoothing: Fraction = 0.04
     """Label smoothing factor, in training only."""
     batch_size: Count = 32
@@ -115,11 +115,11 @@ class ScratchConfig(_TrainingConfig):
     dropout: Fraction = 0.3
     """Dropout rate before the last layers."""
     optimizer: Literal["adamw", "muon", "rmsprop"] = "muon"
-    """AdamW or Muon with warm-up and cosine decay, or RMSprop at a constant rate."""
+    """AdamW or Muon with warm-up, cosine decay and weight decay; or plain RMSprop."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 4e-3
-    """Learning rate; for AdamW and Muon the peak of its schedule."""
+    """Learning rate; the peak of the schedule, if there is one."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.2
-    """Decoupled weight decay of AdamW and Muon; biases and normalisation are exempt."""
+    """Decoupled weight decay; biases and normalisation are exempt."""
     epochs: Count = 110
     """Passes over the training images."""
 
@@ -198,7 +198,7 @@ class FinetuneConfig(_TrainingConfig):
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-5
     """Learning rate: small, since the weights are good already."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Fraction of the steps for a linear warm-up of the learning rate of AdamW and Muon."""
+    """Fraction of the steps in which the learning rate warms up, linearly."""
     epochs: Count = 4
     """Passes over the training images."""
     backbone_weights: str | None = None

@@ -13,7 +13,7 @@ import tensorflow as tf
 __all__ = ["NUM_RANDOM", "augment", "crop_sizes", "mix", "preview_augmentation", "view_random"]
 
 # flip, rotation, shift x, shift y, shear, zoom x, zoom y, area, aspect, crop x, crop y,
-# brightness, contrast, saturation, channel gains (3), erase or not, its side, its centre (2, of what
+# brightness, contrast, saturation, channel gains (3), erase or not, its side, its centre (2; where
 # CutMix pastes too), mix or not, how much
 NUM_RANDOM = 23
 
