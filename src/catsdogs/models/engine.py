@@ -5,6 +5,7 @@ image. With bfloat16 instructions TensorFlow is faster still, and VGG16 is faste
 case.
 """
 
+import gc
 import pathlib
 import tempfile
 import warnings
@@ -58,6 +59,7 @@ def inference_function(model, engine):
         warnings.simplefilter("ignore")  # of the converter, about its own code
         path = pathlib.Path(folder) / "model.onnx"
         in_float32(model).export(path, format="onnx", verbose=False, input_signature=signature)
+        gc.collect()  # the converter leaves dozens of copies of the weights behind
         try:
             session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         except Exception as error:  # the converter may write what onnxruntime does not know
