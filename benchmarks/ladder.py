@@ -112,7 +112,6 @@ FULL = (
         "finetune", "finetune-textbook-end_to_end-seed0", ("--preset", "textbook", "--epochs", "1"),
         start="feature_extract-textbook-end_to_end-seed0",
     ),
-    Step("train_scratch", "scratch-best-strong-30-epochs-seed0", ("--epochs", "30")),
     *_for_seeds("train_scratch", "scratch-best-strong"),
     Step("train_scratch", "scratch-record-strong-seed0", ("--preset", "record")),
     Step("train_scratch", "scratch-textbook-basic-seed0", ("--preset", "textbook")),
