@@ -101,7 +101,7 @@ def run_benchmark(data_dir, precision="auto", quick=False):
             "images": manifest.sizes,
             "environment": describe_environment(),
             "precision": choose_precision(precision),
-            "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),  # fewer instructions
+            "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),  # oneDNN's limit
             "load_average": round(os.getloadavg()[0], 2),  # above 0.5: do not trust the figures
         }
         found["extraction"] = [

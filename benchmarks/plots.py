@@ -80,7 +80,8 @@ def plot_ladder(rows):
         if row["cold_seconds"]:
             minutes = row["cold_seconds"] / 60
             write_beside(186, depth, f"{minutes:.{int(minutes < 10)}f}", color=GREY)
-    axes.set_yticks(range(len(lines)), [line[0] for line in lines])
+    labels = [textwrap.fill(line[0], 64) for line in lines]
+    axes.set_yticks(range(len(lines)), labels, linespacing=0.9)
     for label, (_, colour, row) in zip(axes.get_yticklabels(), lines, strict=True):
         if row is None:
             label.set(weight="bold", color=colour)

@@ -37,7 +37,7 @@ def test_a_backbone_goes_through_every_stage(backbone, data_dir, tmp_path, capsy
 
 
 @pytest.mark.parametrize("image_size", [None, 32])
-def test_so_does_a_keras_file(image_size, data_dir, tmp_path):
+def test_a_keras_file_goes_through_every_stage(image_size, data_dir, tmp_path):
     path = tmp_path / "own.keras"
     build_tiny(image_size).save(path)
     own = {"backbone": str(path), "cut": "norm"}

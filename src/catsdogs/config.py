@@ -66,8 +66,8 @@ class _TrainingConfig:
 
     preset: Literal["best", "textbook"] = "best"
     """Recipe to start from; every other flag changes one of its settings."""
-    optimizer: Literal["adamw", "muon", "rmsprop"] = "adamw"
-    """AdamW or Muon with warm-up, cosine decay and weight decay; or plain RMSprop."""
+    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    """AdamW with warm-up, cosine decay and weight decay; or plain RMSprop."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
     """Learning rate; the peak of the schedule, if there is one."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.05
@@ -110,8 +110,8 @@ class ScratchConfig(_TrainingConfig):
     """Fraction of training images that are blended with another one, and their labels alike,
     whatever the augmentation; training accuracy then stays below validation accuracy."""
     cutmix: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Fraction of training images that get a square of another one pasted in, and their labels
-    mixed alike; of those that --mixup leaves."""
+    """Fraction of training images that get a square of another one pasted in, their labels mixed by
+    its area; at most what --mixup leaves, since an image is mixed in one way only."""
     dropout: Fraction = 0.3
     """Dropout rate before the last layers."""
     optimizer: Literal["adamw", "muon", "rmsprop"] = "muon"

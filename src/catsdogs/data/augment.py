@@ -13,8 +13,8 @@ import tensorflow as tf
 __all__ = ["NUM_RANDOM", "augment", "crop_sizes", "mix", "preview_augmentation", "view_random"]
 
 # flip, rotation, shift x, shift y, shear, zoom x, zoom y, area, aspect, crop x, crop y,
-# brightness, contrast, saturation, channel gains (3), erase or not, its side, its centre (2; where
-# CutMix pastes too), mix or not, how much
+# brightness, contrast, saturation, channel gains (3), erase or not, its side, its centre (2), which
+# CutMix uses too, mix or not, how much
 NUM_RANDOM = 23
 
 # The ranges of Deep Learning with Python, 1st ed., listing 5.11, in ImageDataGenerator's terms. Its
@@ -59,14 +59,14 @@ def mix(images, targets, random, mixup, cutmix):
 
     Args:
         images: float32 (batch + 1, size, size, 3); the last one only goes into the one before.
-        targets: float32 (batch + 1, ...).
+        targets: float32 (batch + 1, units).
         random: float32 (batch + 1, NUM_RANDOM) in [0, 1).
         mixup: Fraction of the images that are blended with the next one, in [0, 1].
         cutmix: Fraction that get a square of the next one pasted in, in [0, 1 - mixup].
 
     Returns:
-        A pair: images, float32 (batch, size, size, 3), and targets, float32 (batch, ...); each
-        keeps at least half of itself.
+        A pair: images, float32 (batch, size, size, 3), and targets, float32 (batch, units); each
+        keeps at least half of itself, up to whole pixels.
 
     Reference:
         Zhang et al., "mixup: Beyond empirical risk minimization" (2018); Yun et al., "CutMix:

@@ -74,9 +74,9 @@ def build_metrics(num_classes):
 class Muon(keras.optimizers.Muon):
     """Keras's Muon, for kernels of convolutions too: each as a matrix with a column a filter.
 
-    Muon replaces the momentum of a matrix by the nearest orthogonal one, so that all directions
-    are learned at one pace, not only those of the largest gradients. The last layer, biases and
-    normalisation are trained with Adam.
+    Muon replaces each momentum matrix with the nearest semi-orthogonal one, so that all directions
+    are learned at the same pace, not only those of the largest gradients. Adam trains the last
+    layer, biases and normalisation.
 
     Reference:
         Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024).
@@ -92,13 +92,13 @@ class Muon(keras.optimizers.Muon):
         return keras.ops.cast(keras.ops.reshape(update, x.shape), x.dtype)
 
     def lr_adjust(self, x):
-        # As large as an update of Adam, so that both go with one learning rate (Liu et al. 2025).
-        num_filters = x.shape[-1]
-        return x * self.rms_rate * math.sqrt(max(num_filters, math.prod(x.shape) // num_filters))
+        # The size of an update of Adam, so that one learning rate serves both (Liu et al. 2025).
+        *others, num_filters = x.shape
+        return x * self.rms_rate * math.sqrt(max(num_filters, math.prod(others)))
 
 
 def _is_correct(targets, probabilities):
-    """Whether each prediction is the target's main class; mixup blends two."""
+    """Whether each prediction is the target's main class; mixup and CutMix mix two."""
     if targets.shape[-1] == 1:
         return keras.ops.equal(targets > 0.5, probabilities > 0.5)
     predicted, wanted = (keras.ops.argmax(rows, axis=-1) for rows in (probabilities, targets))
