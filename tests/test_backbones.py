@@ -44,6 +44,20 @@ def test_a_keras_file_goes_through_every_stage(image_size, data_dir, tmp_path):
     go_through_every_stage(own, TINY, data_dir, tmp_path)
 
 
+def test_a_head_of_an_older_keras_file_is_not_reused(data_dir, tmp_path):
+    path = tmp_path / "own.keras"
+    config = FinetuneConfig(backbone=str(path), cut="norm", variant="cached", **COMMON)
+    starts = []
+    for weights in (None, None, "none"):  # the last one is another network of the same name
+        if not starts or weights:
+            build_tiny(32, weights).save(path)
+        run_dir = tmp_path / "runs" / str(len(starts))
+        _, metrics = finetune(config, data_dir, run_dir)
+        starts.append((metrics["start"]["run"], metrics["start"]["made"]))
+    name = "feature_extract-best-cached-seed0"
+    assert starts == [(name, True), (name, False), (f"{name}-2", True)]
+
+
 def go_through_every_stage(settings, record, data_dir, tmp_path):
     head = FeatureExtractConfig(image_size=64, **settings, **COMMON)
     head_dir, _ = train_feature_extract(head, data_dir, tmp_path / "head")

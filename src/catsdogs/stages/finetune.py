@@ -135,9 +135,13 @@ def _find_head(run):
 
 def _is_as_wanted(run, head_dir, config):
     """Whether a feature extraction has this run's data and precision, and these settings."""
-    _, metrics = load_run(head_dir)
-    found = metrics["dataset_digest"], metrics["precision"], metrics["config"].get("backbone")
-    wanted = run.manifest.digest, run.precision, config.backbone
+    recorded, metrics = load_run(head_dir)
+    network = read_json(run.dir / "config.json").get("backbone_digest")  # of a user's own file
+    found = (
+        metrics["dataset_digest"], metrics["precision"], metrics["config"].get("backbone"),
+        recorded.get("backbone_digest"),
+    )  # fmt: skip
+    wanted = run.manifest.digest, run.precision, config.backbone, network
     return found == wanted and changed_settings(metrics["config"], config).keys() <= {"precision"}
 
 

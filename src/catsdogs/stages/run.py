@@ -34,7 +34,7 @@ from catsdogs.data.manifest import Manifest, find_data_dir, load_manifest
 from catsdogs.errors import InputError
 from catsdogs.evaluation.calibration import apply_temperature, fit_temperature
 from catsdogs.evaluation.metrics import class_probabilities, evaluate_predictions
-from catsdogs.files import PART, lock, read_json, write_json
+from catsdogs.files import PART, lock, read_json, sha256_of, write_json
 from catsdogs.models.convnets import divide_logits
 from catsdogs.models.engine import Engine, choose_engine
 from catsdogs.models.model_file import save_model
@@ -321,6 +321,8 @@ def open_run(
         "dataset_digest": manifest.digest,
         **dataclasses.asdict(config),
     }
+    if getattr(config, "backbone", "").endswith(".keras"):  # its path may get another network
+        settings["backbone_digest"] = sha256_of(config.backbone)
     with lock(run_dir):
         checkpoint = Checkpoint(run_dir, f"{stage} {config.preset} {variant}", started)
         if not is_complete(run_dir):
