@@ -109,9 +109,8 @@ def _evaluate(run_dir, data_dir, tta):
 
     model = load_saved_model(run_dir).model
     inputs = [(images, False), (images, True)][: 1 + tta]
-    # None of a convnet from scratch, and of a user's own file.
-    if backbone := BACKBONES.get(config.get("backbone")):
-        cut = backbone.cut
+    record = BACKBONES.get(config.get("backbone"))  # none of a convnet, nor of a user's own file
+    if cut := config.get("cut") or (record and record.cut):
         # The frozen layers are the same in every run, so all runs share their activations.
         store = FeatureStore(
             data_dir / "features",
