@@ -36,12 +36,18 @@ def test_a_backbone_goes_through_every_stage(backbone, data_dir, tmp_path, capsy
     assert f"{backbone} with random weights" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("image_size", [None, 32])
-def test_a_keras_file_goes_through_every_stage(image_size, data_dir, tmp_path):
+@pytest.mark.parametrize(
+    ("image_size", "precision", "dtype"),
+    [(None, "float32", "float32"), (32, "mixed_bfloat16", "bfloat16")],
+)
+def test_a_keras_file_goes_through_every_stage(image_size, precision, dtype, data_dir, tmp_path):
     path = tmp_path / "own.keras"
     build_tiny(image_size).save(path)
-    own = {"backbone": str(path), "cut": "norm"}
+    own = {"backbone": str(path), "cut": "norm", "precision": precision}
     go_through_every_stage(own, TINY, data_dir, tmp_path)
+    saved = load_model(tmp_path / "run")
+    assert saved.get_layer("conv1").compute_dtype == dtype
+    assert saved.get_layer("rescaling").compute_dtype == "float32"
 
 
 def test_a_head_of_an_older_keras_file_is_not_reused(data_dir, tmp_path):
@@ -59,11 +65,10 @@ def test_a_head_of_an_older_keras_file_is_not_reused(data_dir, tmp_path):
 
 
 def go_through_every_stage(settings, record, data_dir, tmp_path):
-    head = FeatureExtractConfig(image_size=64, **settings, **COMMON)
+    settings = {**COMMON, **settings}
+    head = FeatureExtractConfig(image_size=64, **settings)
     head_dir, _ = train_feature_extract(head, data_dir, tmp_path / "head")
-    config = FinetuneConfig(
-        variant="cached", start=str(head_dir), learning_rate=1e-3, **settings, **COMMON
-    )
+    config = FinetuneConfig(variant="cached", start=str(head_dir), learning_rate=1e-3, **settings)
     run_dir, metrics = finetune(config, data_dir, tmp_path / "run")
     assert metrics["engine"] == record.engine
 
@@ -116,5 +121,6 @@ def test_a_keras_file_that_cannot_be_a_backbone_is_one_line(data_dir, tmp_path):
         config = FeatureExtractConfig(backbone=path, image_size=64, cut=cut, **COMMON)
         with pytest.raises(InputError, match=f"all paths .* pass. Received: {cut}"):
             train_feature_extract(config, data_dir, tmp_path / cut)
-    with pytest.raises(pydantic.ValidationError, match="name a layer of your --backbone"):
-        FinetuneConfig(backbone=path)
+    for config in (FeatureExtractConfig, FinetuneConfig):
+        with pytest.raises(pydantic.ValidationError, match="name a layer of your --backbone"):
+            config(backbone=path)

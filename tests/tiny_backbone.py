@@ -11,7 +11,7 @@ __all__ = ["TINY", "build_tiny"]
 
 def build_tiny(image_size, weights=None):
     inputs = keras.Input((image_size, image_size, 3), name="image")
-    x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    x = layers.Rescaling(1 / 127.5, offset=-1, name="rescaling")(inputs)
     x = layers.Conv2D(4, 8, strides=8, activation="relu", name="conv1")(x)
     x = layers.BatchNormalization(name="norm")(x)
     x = layers.Conv2D(8, 3, padding="same", activation="relu", name="conv2")(x)

@@ -134,17 +134,34 @@ class ScratchConfig(_TrainingConfig):
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_NO_OTHERS)
-class FeatureExtractConfig(_TrainingConfig):
-    """Settings of a new head on a frozen pretrained base."""
+class _BackboneConfig(_TrainingConfig):
+    """What the stages with a pretrained backbone have in common."""
 
     preset: Literal["best", "light", "record", "textbook"] = "best"
     """Recipe to start from; every other flag changes one of its settings."""
     backbone: str = "vgg16"
     """Pretrained backbone, out of those of --list-backbones; or a .keras file of your own: a
     functional model without head that takes RGB images in [0, 255]."""
-    cut: str | None = None
+    cut: Annotated[str | None, Field(validate_default=True)] = None
     """Last layer that fine-tuning leaves frozen, by default the backbone's own choice; a .keras
     file of your own needs one."""
+    engine: Literal["auto", "tensorflow", "onnxruntime"] = "auto"
+    """Inference engine; `auto`: onnxruntime for EfficientNet-Lite in float32, else TensorFlow."""
+    backbone_weights: str | None = None
+    """Path to the base's ImageNet weights, found or downloaded if not given; `none`: random."""
+
+    @pydantic.field_validator("cut")
+    @classmethod
+    def _check_cut(cls, cut, others):
+        if cut is None and others.data.get("backbone", "").endswith(".keras"):
+            raise ValueError("should name a layer of your --backbone")
+        return cut
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_NO_OTHERS)
+class FeatureExtractConfig(_BackboneConfig):
+    """Settings of a new head on a frozen pretrained base."""
+
     variant: Literal["cached", "augmented", "end_to_end"] = "cached"
     """Features of each image, computed once; of several augmented views of it; or the frozen base
     run in every epoch on freshly augmented images."""
@@ -154,8 +171,6 @@ class FeatureExtractConfig(_TrainingConfig):
     views: Count = 3
     """Views of each training image for `augmented`: itself, its horizontal flip, then random
     warps."""
-    engine: Literal["auto", "tensorflow", "onnxruntime"] = "auto"
-    """Inference engine; `auto`: onnxruntime for EfficientNet-Lite in float32, else TensorFlow."""
     pooled_only: bool = False
     """Do not keep the activations that fine-tuning trains on (for VGG16 0.4 MB an image at 320
     pixels): saves disk, but fine-tuning then computes them."""
@@ -169,27 +184,15 @@ class FeatureExtractConfig(_TrainingConfig):
     """Dropout rate after the dense layer."""
     batch_size: Count = 64
     """Images per step."""
-    backbone_weights: str | None = None
-    """Path to the base's ImageNet weights, found or downloaded if not given; `none`: random."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_NO_OTHERS)
-class FinetuneConfig(_TrainingConfig):
+class FinetuneConfig(_BackboneConfig):
     """Settings of training the base's last block together with a trained head."""
 
-    preset: Literal["best", "light", "record", "textbook"] = "best"
-    """Recipe to start from; every other flag changes one of its settings."""
-    backbone: str = "vgg16"
-    """Pretrained backbone, out of those of --list-backbones; or a .keras file of your own: a
-    functional model without head that takes RGB images in [0, 255]."""
-    cut: Annotated[str | None, Field(validate_default=True)] = None
-    """Last layer that fine-tuning leaves frozen, by default the backbone's own choice; a .keras
-    file of your own needs one."""
     variant: Literal["cached", "augmented", "end_to_end"] = "augmented"
     """Train on stored activations of each image; of several views of it; or run the complete
     network in every epoch on freshly augmented images."""
-    engine: Literal["auto", "tensorflow", "onnxruntime"] = "auto"
-    """Inference engine; `auto`: onnxruntime for EfficientNet-Lite in float32, else TensorFlow."""
     start: str | None = None
     """Run folder of the feature extraction to start from; found or made if not given."""
     views: Count = 2
@@ -201,17 +204,8 @@ class FinetuneConfig(_TrainingConfig):
     """Fraction of the steps in which the learning rate warms up, linearly."""
     epochs: Count = 4
     """Passes over the training images."""
-    backbone_weights: str | None = None
-    """Path to the base's ImageNet weights, found or downloaded if not given; `none`: random."""
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     """Numeric precision, which must be that of the run to start from; `auto` follows that run."""
-
-    @pydantic.field_validator("cut")
-    @classmethod
-    def _check_cut(cls, cut, others):
-        if cut is None and others.data.get("backbone", "").endswith(".keras"):
-            raise ValueError("should name a layer of your --backbone")
-        return cut
 
 
 SCRATCH = {

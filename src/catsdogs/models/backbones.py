@@ -41,9 +41,10 @@ class Backbone:
     """`build(image_size, weights)` returns a model from float32 RGB images in [0, 255],
     preprocessing included, to the last feature map. `weights` is a file, `None` to search for the
     ImageNet weights, or `"none"` for random ones."""
-    cut: str
+    cut: str | None
     """Name of the last layer that no stage trains: its output is cached, and fine-tuning unfreezes
-    everything after it. All paths through the network must pass through it."""
+    everything after it. All paths through the network must pass through it. `None` for a file of
+    the user's own, who names it."""
     image_size: int
     """Side of the images in pixels, unless a stage is given another."""
     engine: Engine
@@ -143,13 +144,19 @@ def _own_backbone(path):
         if weights is not None:
             raise InputError("Expected no --backbone-weights: a .keras file has its own.")
         image = keras.Input((image_size, image_size, 3), name="image")
-        resized = keras.models.clone_model(network, image)
+        resized = keras.models.clone_model(network, image, _in_precision_of_run, recursive=True)
         resized.set_weights(network.get_weights())
         return resized
 
-    # Without a cut of its own nothing of it can be trained: the last layer is the cut.
-    cut = network.layers[-1].name
-    return Backbone(build, cut, image_size=inputs[1] or 224, engine="tensorflow")
+    return Backbone(build, cut=None, image_size=inputs[1] or 224, engine="tensorflow")
+
+
+def _in_precision_of_run(layer):
+    """A copy of a layer in the current dtype policy; bfloat16 is too coarse to rescale pixels."""
+    config = layer.get_config()
+    if isinstance(layer, layers.Layer) and not isinstance(layer, layers.Rescaling):
+        config["dtype"] = keras.config.dtype_policy().name
+    return type(layer).from_config(config)
 
 
 def build_base(backbone, image_size, pooling="none", weights=None):

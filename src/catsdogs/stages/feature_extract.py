@@ -56,6 +56,9 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
             num_classes=run.num_classes,
         )
         classifier = build_classifier(conv_base, head)
+        store = None
+        if config.variant != "end_to_end":
+            store = run.feature_store(conv_base, find_backbone(config.backbone, config.cut))
 
         # Data
         images, labels = run.load_split("train", config.image_size)
@@ -69,15 +72,13 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
             "seed": config.seed,
             "initial_epoch": run.epoch,
         }
-        if config.variant == "end_to_end":
+        if store is None:
             # The base runs in every epoch, on images that are augmented differently each time.
-            store, trained = None, training_copy(classifier)
+            trained = training_copy(classifier)
             batches = image_batches(images, targets, augmentation="basic", **batching)
             validation = evaluation_batches(validation_images, validation_targets)
         else:
             # The base runs once on each view of an image, and the head trains on what is stored.
-            record = find_backbone(config.backbone, config.cut)
-            store = run.feature_store(conv_base, record)
             trained = training_copy(head)
             num_views = config.views if config.variant == "augmented" else 1
             # The activations that fine-tuning starts from are kept on the way.
