@@ -106,9 +106,9 @@ def run_benchmark(data_dir, precision="auto", quick=False):
             "load_average": round(os.getloadavg()[0], 2),  # above 0.5: do not trust the figures
         }
         found["extraction"] = [
-            run_alone(measure_extraction, side, precision, turns=1 if quick else 5)
+            run_alone(measure_extraction, side, dtype, turns=1 if quick else 5)
             for side in ((64,) if quick else (150, 224))
-            for precision in dict.fromkeys((found["precision"], "float32"))
+            for dtype in dict.fromkeys((found["precision"], "float32"))
         ]
         found["augmentation"] = run_alone(measure_augmentation, 150, 64 if quick else 640)
         found["training"] = run_alone(measure_convnet, data, precision, 12 * steps)
