@@ -117,21 +117,20 @@ FULL = (
     Step("train_scratch", "scratch-textbook-basic-seed0", ("--preset", "textbook")),
 )  # fmt: skip
 
-# Settings to compare by validation loss: how a convnet learns in few epochs; the image size for
-# feature extraction; how to fine-tune.
+# Settings to compare by validation loss: the `best` convnet in few epochs, and others that differ
+# from it in one respect; the image size for feature extraction; how to fine-tune.
 SWEEP = (
     *(
-        Step(
-            "train_scratch", f"scratch-{optimizer}-rate-{rate}-decay-{decay}",
-            (
-                "--optimizer", optimizer, "--learning-rate", rate, "--weight-decay", decay,
-                "--epochs", "40",
-            ),
-        ) for optimizer, rate, decay in (
-            ("adamw", "1e-3", "0.05"), ("adamw", "1e-3", "0.2"), ("muon", "1e-3", "0.05"),
-            ("muon", "4e-3", "0.05"), ("muon", "8e-3", "0.05"), ("muon", "4e-3", "0.2"),
-            ("muon", "4e-3", "0.5"),
-        )
+        Step("train_scratch", f"scratch-{name}", (*flags, "--epochs", "40"))
+        for name, flags in {
+            "best": (),
+            "adamw": ("--optimizer", "adamw", "--learning-rate", "1e-3", "--weight-decay", "0.05"),
+            "rate-1e-3": ("--learning-rate", "1e-3"),
+            "decay-0.05": ("--weight-decay", "0.05"),
+            "decay-0.5": ("--weight-decay", "0.5"),
+            "no-cutmix": ("--cutmix", "0"),
+            "no-mixup": ("--mixup", "0"),
+        }.items()
     ),
     *(
         Step("train_feature_extract", f"features-{size}", ("--image-size", str(size)))
