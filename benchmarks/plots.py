@@ -135,7 +135,8 @@ def plot_frontier(rows, textbook_seconds, hardware):
             axes.plot([minutes] * 2, [low, high], color=colour, alpha=0.25, linewidth=4)
             fill = colour if row["hardware"] == hardware else "white"
             axes.plot(minutes, accuracy, marker, color=colour, markersize=7, markerfacecolor=fill)
-            label = f"{row['label']}, {row['image_size']}²"
+            label = row["label"].replace(", cached features", "")  # the markers say so
+            label = f"{label}, {row['image_size']}²"
             write_label(label, minutes, accuracy, colour)
         axes.plot([], [], marker, color=colour, markersize=7, label=title)
     seconds = dict(textbook_seconds)
