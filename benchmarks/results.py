@@ -107,7 +107,7 @@ def full_table(rows):
             STAGES[row["stage"]][0], row["label"], f"{row['image_size']}²", _accuracy(row),
             _interval(row), tta, f"{100 * row['val_accuracy']:.1f} %",
             _minutes(row["cold_seconds"]), _minutes(row["cached_seconds"]), _memory(row),
-            row["hardware"].split()[2].removesuffix("(R)"), links,
+            row["processor"], links,
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -193,6 +193,7 @@ def _summarize_recipe(members):
         "cached_seconds": mean_seconds("warm"),
         "peak_rss_mb": max(metrics["peak_rss_mb"] for metrics in found),
         "hardware": _hardware(first["environment"]),
+        "processor": first["environment"]["processor"].partition(" ")[0].removesuffix("(R)"),
     }
 
 

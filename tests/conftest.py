@@ -23,9 +23,9 @@ MEASURED = {"num_images": 32, "loss": 0.4, "accuracy": 0.75, "accuracy_interval9
 METRICS = {
     "stage": "scratch", "preset": "best", "variant": "strong", "dataset": "tiny",
     "dataset_digest": "d1", "sketches": False, "classes": ["cat", "dog"], "image_size": 48,
-    "precision": "float32", "config": {"seed": 0, "smoke": False}, "num_parameters": 7,
-    "num_trainable": 7, "validation": MEASURED, "best_epoch": 1, "temperature": 1.0, "cold": True,
-    "warm": False, "wall_seconds": 60.0, "peak_rss_mb": 900,
+    "precision": "float32", "engine": "tensorflow", "config": {"seed": 0, "smoke": False},
+    "num_parameters": 7, "num_trainable": 7, "validation": MEASURED, "best_epoch": 1,
+    "temperature": 1.0, "cold": True, "warm": False, "wall_seconds": 60.0, "peak_rss_mb": 900,
     "environment": {"commit": "abc", "packages": {}, "processor": "A Processor", "cores": 2},
 }  # fmt: skip
 

@@ -142,7 +142,7 @@ BAD_INPUT = [
     ),
     ("finetune --data-dir data --start missing", "Expected a finished run at missing"),
     ("finetune --data-dir data --start interrupted", "no metrics.json.*--resume"),
-    ("finetune --data-dir data --start run", "a feature extraction with vgg16, received run: scra"),
+    ("finetune --data-dir data --start run", "a feature extraction, received run: scratch"),
     ("finetune --data-dir data --start other-head", "other pictures.*may have seen test pictures"),
     ("finetune --data-dir data --start smoke-head", "a full run, received smoke-head"),
     # Runs to measure and to draw.

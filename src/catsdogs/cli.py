@@ -154,7 +154,9 @@ def train_feature_extract():
     Examples:
         python scripts/train_feature_extract.py --smoke               does it run? (seconds)
         python scripts/train_feature_extract.py --preset light        a light backbone: a minute
+        python scripts/train_feature_extract.py --preset record       the most accurate: minutes
         python scripts/train_feature_extract.py                       VGG16: minutes
+        python scripts/train_feature_extract.py --list-backbones      others, for --backbone
         python scripts/train_feature_extract.py --image-size 256      faster, a little less accurate
         python scripts/train_feature_extract.py --variant augmented   several views of each image
         python scripts/train_feature_extract.py --preset textbook

@@ -1,10 +1,10 @@
 """Every setting of every stage: one class a stage, and its presets.
 
-The `best` presets are this project's own recipes, chosen on the validation split; `light` takes
-a minute, with a light backbone; `record` aims at the highest accuracy. The `textbook` presets
-follow chapter 5 of the first edition of *Deep Learning with Python* (F. Chollet, 2017):
-architecture, optimizer, learning rate and epochs, in batches of 20. The docstring under a field is
-its help text on the command line.
+The `best` presets are the defaults: this project's own recipes, chosen on the validation split,
+with VGG16 where there is a backbone. `light` takes a minute, with a light backbone; `record` aims
+at the highest accuracy. The `textbook` presets follow chapter 5 of the first edition of *Deep
+Learning with Python* (F. Chollet, 2017): architecture, optimizer, learning rate and epochs, in
+batches of 20. The docstring under a field is its help text on the command line.
 """
 
 import dataclasses
@@ -115,7 +115,8 @@ class ScratchConfig(_TrainingConfig):
     dropout: Fraction = 0.3
     """Dropout rate before the last layers."""
     optimizer: Literal["adamw", "muon", "rmsprop"] = "muon"
-    """AdamW or Muon with warm-up, cosine decay and weight decay; or plain RMSprop."""
+    """AdamW or Muon with warm-up, cosine decay and weight decay; or plain RMSprop. AdamW needs a
+    lower --learning-rate, about 1e-3, and --weight-decay, about 0.05."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 4e-3
     """Learning rate; the peak of the schedule, if there is one."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.2
@@ -166,8 +167,8 @@ class FeatureExtractConfig(_BackboneConfig):
     """Features of each image, computed once; of several augmented views of it; or the frozen base
     run in every epoch on freshly augmented images."""
     image_size: Pixels | None = None
-    """Side of the square images in pixels, by default the backbone's own; more pixels are the
-    cheapest way to more accuracy."""
+    """Side of the square images in pixels, by default the backbone's own; larger images are
+    more accurate and slower."""
     views: Count = 3
     """Views of each training image for `augmented`: itself, its horizontal flip, then random
     warps."""

@@ -88,7 +88,7 @@ def export_model(saved, form, folder, pictures):
                 f"{_TOLERANCE} in probability; it differs by {difference:.2g}. Nothing was written."
             )
         card = {
-            **saved.card,
+            **{name: value for name, value in saved.card.items() if name != "engine"},
             "format": form,
             "file": name,
             "input": f"float32 (batch, {saved.image_size}, {saved.image_size}, 3) in [0, 255], RGB",

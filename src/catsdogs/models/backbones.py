@@ -1,7 +1,8 @@
 """Pretrained backbones, each described by one record, and the classifiers built on them.
 
-Adding a backbone takes a function that builds it with its weights and a record in `BACKBONES`; no
-other module names one. A user's own is a `.keras` file.
+To add a backbone: a function that builds it with its weights, and an entry in `BACKBONES`. A type
+of layer that is new to the project also goes into `model_file._ALLOWED`. A user's own backbone is a
+`.keras` file.
 """
 
 import dataclasses
@@ -43,12 +44,12 @@ class Backbone:
     ImageNet weights, or `"none"` for random ones."""
     cut: str | None
     """Name of the last layer that no stage trains: its output is cached, and fine-tuning unfreezes
-    everything after it. All paths through the network must pass through it. `None` for a file of
-    the user's own, who names it."""
+    everything after it. All paths through the network must pass through it. `None` for a user's
+    own file, which needs `--cut`."""
     image_size: int
     """Side of the images in pixels, unless a stage is given another."""
     engine: Engine
-    """The faster one in float32."""
+    """The one that is faster on a CPU in float32."""
     num_parameters: int | None = None
     gflop: float | None = None
     """Floating-point operations for an image of that size, in units of 10^9."""
@@ -90,8 +91,8 @@ BACKBONES = {
         2, cut="block14_add", image_size=260, num_parameters=4_782_024, gflop=1.72
     ),
 }  # fmt: skip
-# Those of Keras that pass through one tensor before their last stage: the cut, the size of images,
-# parameters, GFLOP.
+# Networks of keras.applications whose paths all pass through one tensor near the end: this cut,
+# image size, parameters, GFLOP.
 BACKBONES |= {
     name: _application(name, cut=cut, image_size=size, num_parameters=num_parameters, gflop=gflop)
     for name, cut, size, num_parameters, gflop in (

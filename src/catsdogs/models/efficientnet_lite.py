@@ -16,7 +16,7 @@ from catsdogs.models.weights import file_in_package, wrong_weights
 
 __all__ = ["build_efficientnet_lite"]
 
-# Factors of width and depth; name of the file with the weights and its SHA-256.
+# Width and depth multipliers; name of the file with the weights and its SHA-256.
 _VARIANTS = {
     0: (1.0, 1.0, "efficientnet-lite0-57934424.pth",
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
@@ -25,7 +25,7 @@ _VARIANTS = {
     2: (1.1, 1.2, "efficientnet-lite2-9656183e.pth",
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
 }  # fmt: skip
-# Of each stage: blocks, side of the kernel, stride, expansion, output channels; all before scaling.
+# Per stage: blocks, kernel size, stride, expansion ratio, output channels; before scaling.
 _STAGES = (
     (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
     (4, 5, 2, 6, 192), (1, 3, 1, 6, 320),

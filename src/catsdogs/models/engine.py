@@ -1,4 +1,4 @@
-"""Where a network runs once it is trained: in TensorFlow, or in onnxruntime.
+"""What runs a network for inference: TensorFlow or onnxruntime.
 
 In float32 onnxruntime is faster at networks of depthwise convolutions, above all for a single
 image. With bfloat16 instructions TensorFlow is faster still, and VGG16 is fastest there in any
@@ -54,8 +54,8 @@ def inference_function(model, engine):
 
     (given,) = model.inputs
     signature = [keras.InputSpec(shape=given.shape, dtype=given.dtype, name="input")]
-    # Converted anew by each process, in two or three seconds: a file that lay beside a stranger's
-    # model would not be known to be that model.
+    # Converted by each process, in two or three seconds, and not kept: a file that lies beside a
+    # model may belong to another one.
     with (
         tempfile.TemporaryDirectory() as folder,
         warnings.catch_warnings(),

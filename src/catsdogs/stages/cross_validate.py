@@ -25,7 +25,7 @@ from catsdogs.stages.evaluate import load_test_split
 from catsdogs.stages.feature_extract import with_image_size
 from catsdogs.stages.features import FeatureStore
 from catsdogs.stages.optimization import build_loss, build_optimizer, choose_precision
-from catsdogs.stages.run import describe_environment
+from catsdogs.stages.run import describe_environment, subset
 
 __all__ = ["add_result", "cross_validate"]
 
@@ -66,14 +66,14 @@ def cross_validate(config, data_dir=None, *, folds=5, repeats=1, include_test=Fa
         config.backbone, config.image_size, config.pooling, config.backbone_weights
     )
     freeze(conv_base)
-    record = find_backbone(config.backbone, config.cut)
+    backbone = find_backbone(config.backbone, config.cut)
     store = FeatureStore(
         data_dir / "features",
         conv_base,
-        record.cut,
+        backbone.cut,
         dataset_digest=manifest.digest,
         precision=precision,
-        engine=choose_engine(config.engine, record.engine, precision),
+        engine=choose_engine(config.engine, backbone.engine, precision),
     )
     splits = ("train", "validation", "test") if include_test else ("train", "validation")
     features, labels = [], []
@@ -82,10 +82,12 @@ def cross_validate(config, data_dir=None, *, folds=5, repeats=1, include_test=Fa
             images, found = load_test_split(data_dir, manifest, config.image_size)
         else:
             images, found = load_split(data_dir, manifest, split, config.image_size)
+        if config.smoke:
+            images, found = subset(images, split), subset(found, split)
         features.append(store.features(images, split))
         labels.append(found)
     features, labels = np.concatenate(features), np.concatenate(labels)
-    groups = _groups(manifest, splits)
+    groups = _groups(manifest, splits, config.smoke)
     smallest = np.bincount(labels).min()
     if folds > smallest:
         raise InputError(
@@ -132,9 +134,12 @@ def add_result(path, result):
     write_json(path, [*kept, result])
 
 
-def _groups(manifest, splits):
+def _groups(manifest, splits, smoke):
     """int (n,): the same number for near-duplicates, which belong in one fold."""
-    files = [file.name for split in splits for file in manifest.split(split)]
+    files = []
+    for split in splits:
+        names = [file.name for file in manifest.split(split)]
+        files += subset(names, split) if smoke else names
     first = {name: group[0] for group in manifest.near_duplicates for name in group}
     return np.unique([first.get(name, name) for name in files], return_inverse=True)[1]
 

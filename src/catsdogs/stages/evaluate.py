@@ -109,8 +109,8 @@ def _evaluate(run_dir, data_dir, tta):
 
     model = load_saved_model(run_dir).model
     inputs = [(images, False), (images, True)][: 1 + tta]
-    record = BACKBONES.get(config.get("backbone"))  # none of a convnet, nor of a user's own file
-    if cut := config.get("cut") or (record and record.cut):
+    backbone = BACKBONES.get(config.get("backbone"))  # none of a convnet, nor of a user's own file
+    if cut := config.get("cut") or (backbone and backbone.cut):
         # The frozen layers are the same in every run, so all runs share their activations.
         store = FeatureStore(
             data_dir / "features",
@@ -118,7 +118,7 @@ def _evaluate(run_dir, data_dir, tta):
             cut,
             dataset_digest=manifest.digest,
             precision=metrics["precision"],
-            engine=metrics.get("engine", "tensorflow"),
+            engine=metrics["engine"],
         )
         inputs = [(store.features(images, "test", view, cut), False) for view in range(1 + tta)]
         _, model = split_model(model, cut)

@@ -16,6 +16,7 @@ from catsdogs.models.backbones import (
     build_head,
     find_backbone,
     freeze,
+    split_model,
 )
 from catsdogs.models.fused_norm import training_copy
 from catsdogs.stages.optimization import build_loss, build_metrics, build_optimizer
@@ -48,6 +49,8 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
             config.backbone, config.image_size, config.pooling, config.backbone_weights
         )
         freeze(conv_base)
+        backbone = find_backbone(config.backbone, config.cut)
+        split_model(conv_base, backbone.cut)  # a wrong --cut is reported before training
         head = build_head(
             conv_base.output.shape[1:],
             config.units,
@@ -58,7 +61,7 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
         classifier = build_classifier(conv_base, head)
         store = None
         if config.variant != "end_to_end":
-            store = run.feature_store(conv_base, find_backbone(config.backbone, config.cut))
+            store = run.feature_store(conv_base, backbone)
 
         # Data
         images, labels = run.load_split("train", config.image_size)

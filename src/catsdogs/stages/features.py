@@ -32,7 +32,7 @@ __all__ = ["FeatureStore", "ShardedArray"]
 _BATCH_SIZE = {"tensorflow": 32, "onnxruntime": 8}
 _BATCH_PIXELS = 1.25e6  # at most, so that large images take no more memory than medium ones
 _SHARD_SIZE = 256  # images, rounded up to complete batches
-# From both on, a light backbone is pointed out: seconds an image, seconds for a view of a split.
+# Above both, a light backbone is pointed out: seconds per image, seconds per view of a split.
 _SLOW, _LONG = 0.1, 300
 _FORMAT = 2  # raised when the meaning of the files changes
 

@@ -57,8 +57,8 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
         keras.utils.set_random_seed(config.seed)  # the same whether the head was made or found
         saved = load_saved_model(head_dir)
         classifier, image_size = saved.model, saved.image_size
-        record = find_backbone(config.backbone, config.cut)
-        unfreeze_after(classifier, record.cut)
+        backbone = find_backbone(config.backbone, config.cut)
+        unfreeze_after(classifier, backbone.cut)
 
         # Data
         images, labels = run.load_split("train", image_size)
@@ -79,14 +79,14 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
             validation = evaluation_batches(validation_images, validation_targets)
         else:
             # The frozen layers run once on each view; the rest trains on stored activations.
-            store = run.feature_store(classifier, record)
-            _, suffix = split_model(classifier, record.cut)
+            store = run.feature_store(classifier, backbone)
+            _, suffix = split_model(classifier, backbone.cut)
             trained = training_copy(suffix)
             num_views = config.views if config.variant == "augmented" else 1
             features = [
-                store.features(images, "train", view, record.cut) for view in range(num_views)
+                store.features(images, "train", view, backbone.cut) for view in range(num_views)
             ]
-            validation_features = store.features(validation_images, "validation", cut=record.cut)
+            validation_features = store.features(validation_images, "validation", cut=backbone.cut)
             batches = feature_batches(features, targets, **batching)
             validation = evaluation_batches(validation_features, validation_targets)
 
@@ -149,11 +149,15 @@ def _check_head(run, head_dir, made):
     """Refuses a head of another kind; returns the entry `start` of this run's `metrics.json`."""
     _, metrics = load_run(head_dir)
     remedy = "Make one with scripts/train_feature_extract.py."
-    found = metrics["stage"], metrics["config"].get("backbone")
-    if found != ("feature_extract", run.config.backbone):
+    if metrics["stage"] != "feature_extract":
         raise InputError(
-            f"Expected --start to be a feature extraction with {run.config.backbone}, received "
-            f"{head_dir}: {' '.join(filter(None, found))}. {remedy}"
+            f"Expected --start to be a feature extraction, received {head_dir}: "
+            f"{metrics['stage']}. {remedy}"
+        )
+    if (backbone := metrics["config"]["backbone"]) != run.config.backbone:
+        raise InputError(
+            f"Expected --start with {run.config.backbone}, but {head_dir} was trained with "
+            f"{backbone}. Pass --backbone {backbone}, or its preset, as well."
         )
     if metrics["dataset_digest"] != run.manifest.digest:
         raise InputError(

@@ -72,7 +72,7 @@ def build_metrics(num_classes):
 
 
 class Muon(keras.optimizers.Muon):
-    """Keras's Muon, for kernels of convolutions too: each as a matrix with a column a filter.
+    """Keras's Muon, extended to convolution kernels: each a matrix with one column per filter.
 
     Muon replaces each momentum matrix with the nearest semi-orthogonal one, so that all directions
     are learned at the same pace, not only those of the largest gradients. Adam trains the last

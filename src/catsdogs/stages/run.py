@@ -105,7 +105,7 @@ class Metrics(TypedDict):
     classes: Annotated[list[str], Field(min_length=2)]
     image_size: Count
     precision: str
-    engine: NotRequired[Engine]
+    engine: Engine
     config: dict[str, Any]
     num_parameters: Count
     num_trainable: int
@@ -180,19 +180,19 @@ class Run:
             images, labels = subset(images, split), subset(labels, split)
         return images, labels
 
-    def feature_store(self, conv_base, record):
+    def feature_store(self, conv_base, backbone):
         """The dataset's `FeatureStore` for a base or classifier.
 
         Args:
             conv_base: As for `FeatureStore`.
-            record: The `Backbone` it is made of.
+            backbone: The `Backbone` it is made of.
         """
-        engine = choose_engine(self.config.engine, record.engine, self.precision)
+        engine = choose_engine(self.config.engine, backbone.engine, self.precision)
         print(f"{self.config.backbone} runs in {engine}.")
         return FeatureStore(
             self.data_dir / "features",
             conv_base,
-            record.cut,
+            backbone.cut,
             engine=engine,
             dataset_digest=self.manifest.digest,
             precision=self.precision,
@@ -321,7 +321,7 @@ def open_run(
         "dataset_digest": manifest.digest,
         **dataclasses.asdict(config),
     }
-    if getattr(config, "backbone", "").endswith(".keras"):  # its path may get another network
+    if getattr(config, "backbone", "").endswith(".keras"):  # the file at this path may change
         settings["backbone_digest"] = sha256_of(config.backbone)
     with lock(run_dir):
         checkpoint = Checkpoint(run_dir, f"{stage} {config.preset} {variant}", started)
