@@ -254,7 +254,9 @@ FEATURE_EXTRACT = {
 
 FINETUNE = {
     "best": FinetuneConfig(),
-    "light": FinetuneConfig(preset="light", backbone="efficientnet-lite0"),
+    "light": FinetuneConfig(
+        preset="light", backbone="efficientnet-lite0", views=4, learning_rate=1e-4, epochs=8
+    ),
     "record": FinetuneConfig(preset="record", backbone="efficientnet-lite2"),
     "textbook": FinetuneConfig(
         preset="textbook",

@@ -85,7 +85,7 @@ def train_feature_extract(config, data_dir=None, run_dir=None, *, resume=False, 
             trained = training_copy(head)
             num_views = config.views if config.variant == "augmented" else 1
             # The activations that fine-tuning starts from are kept on the way.
-            num_kept = 0 if config.pooled_only else FINETUNE["best"].views
+            num_kept = 0 if config.pooled_only else FINETUNE[config.preset].views
             features = [
                 store.features(images, "train", view, keep_cut=view < num_kept)
                 for view in range(num_views)
