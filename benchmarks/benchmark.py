@@ -6,9 +6,10 @@ its speed changes from one hour to the next, so that only ratios within one run 
 Examples:
     python benchmarks/benchmark.py --output results/benchmark.json    about 40 minutes
     python benchmarks/benchmark.py --quick       does it run? small images, few steps: minutes
-    ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/benchmark.py --precision float32
-        as on a processor with AVX2 alone: two hours; all of it in TensorFlow, since onnxruntime
-        has no such switch
+    ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/benchmark.py --precision float32 \
+        --no-fine-tune-vgg16 --output results/benchmark-avx2.json
+        as on a processor with AVX2 alone: most of an hour. onnxruntime has no such switch: its
+        figures are those of all the instructions there are.
 """
 
 import dataclasses
@@ -77,7 +78,7 @@ _BATCH_SIZE = 32
 _SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 
 
-def run_benchmark(data_dir, precision="auto", quick=False):
+def run_benchmark(data_dir, precision="auto", quick=False, fine_tune_vgg16=True):
     """Measures everything.
 
     Args:
@@ -85,6 +86,7 @@ def run_benchmark(data_dir, precision="auto", quick=False):
             nothing is cached yet.
         precision: As for `choose_precision`.
         quick: Small images and few steps, to see that it works.
+        fine_tune_vgg16: Whether the stages include the fine-tuning of VGG16.
 
     Returns:
         A JSON-ready dictionary.
@@ -117,10 +119,12 @@ def run_benchmark(data_dir, precision="auto", quick=False):
             stage: run_alone(time_textbook, stage, data, 96 if quick else 180, steps)
             for stage in EPOCHS
         }
-        found["stages"] = _time_stages(data, pathlib.Path(folder), precision, quick)
+        flags = ("--precision", precision, *("--smoke",) * quick)
+        found["stages"] = _time_stages(data, pathlib.Path(folder), flags, fine_tune_vgg16)
         found["prediction"] = {
             name: run_alone(measure_prediction, pathlib.Path(folder) / name, data)
-            for name in ("light features, cold", "fine-tuning, cold", "scratch")
+            for name in found["stages"]
+            if name == "scratch" or "features" in name
         }
     found["ratios"] = ratios(found)
     return found
@@ -139,56 +143,53 @@ def ratios(found):
         if precision == "mixed_bfloat16":
             name = f"VGG16 at {size}², images/s, bfloat16 / float32"
             result[name] = rate / rates[size, "float32"]
-    for name, stage in found["stages"].items():
-        if "features, cold" in name:  # the textbook's has no cache either
-            name = f"textbook's features, 50 epochs / {name}"
-            result[name] = textbook["feature_extract"] / stage["seconds"]
+    cold = {name: one for name, one in seconds.items() if "features" in name}
+    if "fine-tuning" in seconds:
+        cold["features and fine-tuning"] = seconds["features"] + seconds["fine-tuning"]
+        name = "textbook's fine-tuning, 30 epochs / fine-tuning, cached"
+        result[name] = textbook["finetune"] / seconds["fine-tuning, cached"]
     both = textbook["feature_extract"] + textbook["finetune"]
-    for stage in ("fine-tuning, cold", "light features, cold", "record features, cold"):
-        result[f"textbook's features and fine-tuning, 50 + 30 epochs / {stage}"] = (
-            both / seconds[stage]
-        )
-    name = "textbook's fine-tuning, 30 epochs / fine-tuning, cached"
-    result[name] = textbook["finetune"] / seconds["fine-tuning, cached"]
+    for name, one in cold.items():
+        result[f"textbook's features and fine-tuning, 50 + 30 epochs / {name}"] = both / one
     convnet = seconds["scratch"] / found["stages"]["scratch"]["epochs"] * SCRATCH["best"].epochs
     name = "textbook's convnet, 100 epochs / `best` convnet, scaled to all its epochs"
     result[name] = textbook["scratch"] / convnet
     return {name: float(f"{ratio:.3g}") for name, ratio in result.items()}
 
 
-def _time_stages(data, folder, precision, quick):
+def _time_stages(data, folder, flags, fine_tune_vgg16):
+    """Runs the scripts; features are extracted with nothing cached."""
     found = {}
 
-    def record(name, run_dir, seconds=None):
-        metrics = read_json(run_dir / "metrics.json")
+    def run(name, script, *others):
+        print(name, flush=True)
+        if "features" in name:
+            for cache in ("decoded", "features"):
+                shutil.rmtree(data / cache, ignore_errors=True)
+        command = (_SCRIPTS / f"{script}.py", "--data-dir", data, "--run-dir", folder / name)
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *map(str, (*command, *flags, *others))], check=True)
+        seconds = round(time.perf_counter() - start, 1)
+        metrics = read_json(folder / name / "metrics.json")
         found[name] = {
-            "seconds": seconds or metrics["wall_seconds"],
+            "seconds": seconds,
             "peak_rss_mb": metrics["peak_rss_mb"],
             "image_size": metrics["image_size"],
             "epochs": metrics["config"]["epochs"],
-            "cold": metrics["cold"],
             "val_accuracy": metrics["validation"]["accuracy"],
         }
 
-    def run(name, script, *flags):
-        print(name, flush=True)
-        command = [_SCRIPTS / f"{script}.py", "--data-dir", data, "--run-dir", folder / name]
-        flags += ("--precision", precision, *("--smoke",) * quick)
-        if os.environ.get("ONEDNN_MAX_CPU_ISA") and script != "train_scratch":
-            flags += ("--engine", "tensorflow")  # onnxruntime would use all instructions
-        start = time.perf_counter()
-        subprocess.run([sys.executable, *map(str, (*command, *flags))], check=True)
-        record(name, folder / name, round(time.perf_counter() - start, 1))
-
-    run("fine-tuning, cold", "finetune")
-    head = folder / "feature_extract-best-cached-seed0"  # made by the command above
-    record("features, cold, as part of fine-tuning", head)
-    run("fine-tuning, cached", "finetune", "--start", head)
-    run("features, cached", "train_feature_extract", "--seed", "1")
-    for preset in ("light", "record"):
-        run(f"{preset} features, cold", "train_feature_extract", "--preset", preset)
-    light = ("--preset", "light", "--start", folder / "light features, cold")
-    run("light fine-tuning, cached", "finetune", *light)
+    run("features", "train_feature_extract")
+    if fine_tune_vgg16:
+        for name in ("fine-tuning", "fine-tuning, cached"):
+            run(name, "finetune", "--start", folder / "features")
+    for preset in ("record", "light"):
+        for engine in ("onnxruntime", "tensorflow"):
+            settings = "--preset", preset, "--engine", engine
+            run(f"{preset} features, {engine}", "train_feature_extract", *settings)
+    run(
+        "light fine-tuning", "finetune", *settings, "--start", folder / "light features, tensorflow"
+    )
     run("scratch", "train_scratch", "--epochs", "5")
     return found
 
@@ -445,6 +446,8 @@ def _convolve(x, kernel, bias):
 class Arguments:
     quick: bool = False
     """Small images and few steps, to see that it works; the figures mean nothing."""
+    fine_tune_vgg16: bool = True
+    """Whether to time the fine-tuning of VGG16 too: an hour and a half without bfloat16."""
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     """Numeric precision of what this project runs; the textbook's code is float32."""
     data_dir: str | None = None
@@ -456,7 +459,10 @@ class Arguments:
 @cli.command
 def benchmark():
     arguments = cli.parse(Arguments, __doc__)
-    found = run_benchmark(find_data_dir(arguments.data_dir), arguments.precision, arguments.quick)
+    found = run_benchmark(
+        find_data_dir(arguments.data_dir), arguments.precision, arguments.quick,
+        arguments.fine_tune_vgg16,
+    )  # fmt: skip
     write_json(arguments.output, found)
     print(json.dumps(found, indent=2, ensure_ascii=False))
     print(f"Written: {arguments.output}")

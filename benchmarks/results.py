@@ -1,9 +1,10 @@
 """Keeps the evidence under `results/` and makes the tables and figures from it.
 
 results/DATASET/RUN/metrics.json, history.csv, curves.png    copied from a run folder
-results/benchmark.json, growth.json                          from benchmark.py and growth.py
+results/DATASET-sweep/RUN/                                   of runs that were not evaluated
+results/benchmark.json, growth.json, cross_validation.json   from the scripts of these names
 results/ladder.png, frontier.png, growth.png                 drawn here
-README.md, docs/results.md                                   the table between the marker lines
+README.md, docs/results.md                                   the tables between marker lines
 
 Examples:
     python benchmarks/results.py runs/dogs-vs-cats/*/    add these runs, then update everything
@@ -24,7 +25,16 @@ from catsdogs.evaluation.plots import save_figure
 from catsdogs.evaluation.significance import summarize_seeds
 from catsdogs.files import atomic_path, read_json
 
-__all__ = ["add_runs", "full_table", "replace_table", "short_table", "summarize", "update"]
+__all__ = [
+    "add_runs",
+    "cross_validation_table",
+    "full_table",
+    "replace_table",
+    "short_table",
+    "summarize",
+    "sweep_table",
+    "update",
+]
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _DATASET = "dogs-vs-cats"
@@ -51,17 +61,18 @@ _SHORT = (
     "feature_extract-light-cached", "feature_extract-best-cached", "feature_extract-record-cached",
     "finetune-light-augmented", "finetune-best-augmented",
 )  # fmt: skip
-_BEGIN, _END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
 def add_runs(run_dirs, results_dir):
-    """Copies the evidence of evaluated runs to `results_dir/DATASET/RUN/`."""
+    """Copies the evidence of runs to `results_dir/DATASET/RUN/`.
+
+    Runs that were not evaluated on the test split are those of the sweep: their folder is
+    `DATASET-sweep`.
+    """
     for run_dir in map(pathlib.Path, run_dirs):
         metrics = read_json(run_dir / "metrics.json")
-        if "test" not in metrics:
-            print(f"Left out, not evaluated: {run_dir}")
-            continue
-        folder = pathlib.Path(results_dir) / metrics["dataset"] / run_dir.resolve().name
+        dataset = metrics["dataset"] + ("" if "test" in metrics else "-sweep")
+        folder = pathlib.Path(results_dir) / dataset / run_dir.resolve().name
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("metrics.json", "history.csv", "curves.png"):
             shutil.copyfile(run_dir / name, folder / name)
@@ -92,58 +103,112 @@ def summarize(folder):
 
 def full_table(rows):
     """The table of `docs/results.md` as Markdown: every row from `summarize`, and its evidence."""
-    lines = [
-        "| stage | recipe | image | test accuracy | 95 % interval | with TTA | validation "
-        "| minutes | minutes, cached | peak memory | processor | seeds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    cells = []
     for row in rows:
         links = " ".join(
             f"[{seed}](../results/{_DATASET}/{run}/metrics.json)"
             for seed, run in zip(row["seeds"], row["runs"], strict=True)
         )
-        tta = "" if row["tta_accuracy"] is None else f"{100 * row['tta_accuracy']:.1f} %"
-        cells = (
+        cells.append((
             STAGES[row["stage"]][0], row["label"], f"{row['image_size']}²", _accuracy(row),
-            _interval(row), tta, f"{100 * row['val_accuracy']:.1f} %",
-            _minutes(row["cold_seconds"]), _minutes(row["cached_seconds"]), _memory(row),
-            row["processor"], links,
-        )  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            _interval(row["accuracy"]["interval95"]),
+            "" if row["tta_accuracy"] is None else f"{100 * row['tta_accuracy']:.1f} %",
+            f"{100 * row['val_accuracy']:.1f} %", _minutes(row["cold_seconds"]),
+            _minutes(row["cached_seconds"]), _memory(row), row["processor"], links,
+        ))  # fmt: skip
+    return _markdown(
+        "stage | recipe | image | test accuracy | 95 % interval | with TTA | validation | minutes "
+        "| minutes, cached | peak memory | processor | seeds", cells,
+    )  # fmt: skip
 
 
 def short_table(rows):
     """The README's table as Markdown: some of the rows from `summarize`."""
-    lines = [
-        "| recipe | image | test accuracy | 95 % interval | minutes | peak memory |",
-        "|---|---|---|---|---|---|",
-    ]
+    cells = []
     for row in rows:
         if row["runs"][0].rpartition("-seed")[0] in _SHORT:
             cached = "" if row["cold_seconds"] else " (cached)"
-            minutes = _minutes(row["cold_seconds"] or row["cached_seconds"]) + cached
-            recipe = f"{STAGES[row['stage']][0]}, {row['label']}"
-            cells = recipe, f"{row['image_size']}²", _accuracy(row), _interval(row)
-            lines.append(f"| {' | '.join((*cells, minutes, _memory(row)))} |")
-    return "\n".join(lines)
+            cells.append((
+                f"{STAGES[row['stage']][0]}, {row['label']}", f"{row['image_size']}²",
+                _accuracy(row), _interval(row["accuracy"]["interval95"]),
+                _minutes(row["cold_seconds"] or row["cached_seconds"]) + cached, _memory(row),
+            ))  # fmt: skip
+    return _markdown(
+        "recipe | image | test accuracy | 95 % interval | minutes | peak memory", cells
+    )
 
 
-def replace_table(text, table):
-    """The text with everything between its two marker lines replaced."""
-    before, rest = text.split(_BEGIN)
-    _, after = rest.split(_END)
-    return f"{before}{_BEGIN}\n{table}\n{_END}{after}"
+def cross_validation_table(found):
+    """Accuracies by cross-validation as Markdown.
+
+    Args:
+        found: Results of `cross_validate`.
+    """
+    cells = [
+        (
+            f"{one['backbone']} ({one['config']['preset']})", f"{one['image_size']}²",
+            f"{100 * one['accuracy']:.2f} % ± {100 * one['std']:.2f}",
+            _interval(one["interval95"], digits=2), f"{one['engine']}, {one['precision']}",
+            f"{one['seconds']:.0f}", one["processor"].partition(" ")[0],
+        )
+        for one in sorted(found, key=lambda one: one["accuracy"])
+    ]  # fmt: skip
+    return _markdown(
+        "backbone | image | accuracy | 95 % interval | engine | seconds | processor", cells
+    )
+
+
+def sweep_table(folder):
+    """What the sweep compared on the validation split, the best first, as Markdown.
+
+    Args:
+        folder: Folder of run folders.
+    """
+    found = map(read_json, sorted(pathlib.Path(folder).glob("*/metrics.json")))
+    stages = list(STAGES)
+    cells = [
+        (
+            STAGES[metrics["stage"]][0], _label(metrics), f"{metrics['image_size']}²",
+            f"{metrics['validation']['loss']:.3f}",
+            f"{100 * metrics['validation']['accuracy']:.1f} %",
+            _interval(metrics["validation"]["accuracy_interval95"]),
+            _minutes(metrics["wall_seconds"]),
+        )
+        for metrics in sorted(
+            found, key=lambda one: (stages.index(one["stage"]), one["validation"]["loss"])
+        )
+    ]  # fmt: skip
+    return _markdown(
+        "stage | recipe | image | cross-entropy | accuracy | 95 % interval | minutes", cells
+    )
+
+
+def replace_table(text, name, table):
+    """The text with everything between the two marker lines of this name replaced."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def update(root=_ROOT):
     """Writes the tables and figures of the project at `root`."""
     results = pathlib.Path(root) / "results"
     rows = summarize(results / _DATASET)
-    for name, table in (("README.md", short_table(rows)), ("docs/results.md", full_table(rows))):
+    cross_validated = read_json(results / "cross_validation.json", list[dict])
+    for name, tables in {
+        "README.md": {"results": short_table(rows)},
+        "docs/results.md": {
+            "results": full_table(rows),
+            "cross-validation": cross_validation_table(cross_validated),
+            "sweep": sweep_table(results / f"{_DATASET}-sweep"),
+        },
+    }.items():
         text = (root / name).read_text(encoding="utf-8")
+        for marker, table in tables.items():
+            text = replace_table(text, marker, table)
         with atomic_path(root / name) as path:
-            path.write_text(replace_table(text, table), encoding="utf-8")
+            path.write_text(text, encoding="utf-8")
     save_figure(plot_ladder(rows), results / "ladder.png")
     benchmark = read_json(results / "benchmark.json")
     hardware = _hardware(benchmark["environment"])
@@ -197,6 +262,11 @@ def _summarize_recipe(members):
     }
 
 
+def _markdown(header, rows):
+    lines = [header, " | ".join("-" for _ in header.split("|")), *map(" | ".join, rows)]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
 def _hardware(environment):
     return f"{environment['cores']} cores, {environment['processor']}"
 
@@ -209,9 +279,9 @@ def _accuracy(row):
     return text
 
 
-def _interval(row):
-    low, high = row["accuracy"]["interval95"]
-    return f"{100 * low:.1f} to {100 * high:.1f}"
+def _interval(interval, digits=1):
+    low, high = interval
+    return f"{100 * low:.{digits}f} to {100 * high:.{digits}f}"
 
 
 def _minutes(seconds):

