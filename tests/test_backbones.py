@@ -101,7 +101,7 @@ def test_weights_that_cannot_be_had_are_one_line(monkeypatch, tmp_path):
         raise Exception("URL fetch failure on somewhere: None -- [Errno -2] Name not known")
 
     monkeypatch.setattr(keras_applications.keras.applications, "MobileNetV3Small", fail)
-    with pytest.raises(InputError, match=r"MobileNetV3Small .* but URL fetch.*--list"):
+    with pytest.raises(InputError, match=r"MobileNetV3Small for images of 64².*URL fetch.*--list"):
         build_base("MobileNetV3Small", 64)
 
 
