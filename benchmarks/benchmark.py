@@ -4,7 +4,7 @@ Each piece runs in a process of its own, one after the other, on a machine that 
 its speed changes from one hour to the next, so that only ratios within one run can be trusted.
 
 Examples:
-    python benchmarks/benchmark.py --output results/benchmark.json    about 40 minutes
+    python benchmarks/benchmark.py --output results/benchmark.json    most of an hour
     python benchmarks/benchmark.py --quick       does it run? small images, few steps: minutes
     ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/benchmark.py --precision float32 \
         --no-fine-tune-vgg16 --output results/benchmark-avx2.json
@@ -187,9 +187,9 @@ def _time_stages(data, folder, flags, fine_tune_vgg16):
         for engine in ("onnxruntime", "tensorflow"):
             settings = "--preset", preset, "--engine", engine
             run(f"{preset} features, {engine}", "train_feature_extract", *settings)
-    run(
-        "light fine-tuning", "finetune", *settings, "--start", folder / "light features, tensorflow"
-    )
+    start = folder / "light features, tensorflow"
+    light = "--preset", "light", "--engine", "tensorflow"
+    run("light fine-tuning", "finetune", *light, "--start", start)
     run("scratch", "train_scratch", "--epochs", "5")
     return found
 

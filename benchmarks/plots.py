@@ -113,9 +113,10 @@ def plot_frontier(rows, textbook_seconds, hardware):
     axes.set_xscale("log")
     axes.set_yscale("logit", nonpositive="clip")
 
-    def write_label(label, minutes, accuracy, colour):
-        style = {"textcoords": "offset points", "va": "top", "fontsize": 8, "color": colour}
-        axes.annotate(textwrap.fill(label, 24), (minutes, accuracy), (7, -4), **style)
+    def write_label(label, minutes, accuracy, colour, above=False):
+        style = {"textcoords": "offset points", "fontsize": 8, "color": colour}
+        place = {"xytext": (7, 4), "va": "bottom"} if above else {"xytext": (7, -4), "va": "top"}
+        axes.annotate(textwrap.fill(label, 24), (minutes, accuracy), **place, **style)
 
     machines = list(dict.fromkeys([hardware, *(row["hardware"] for row in rows)]))
     for machine, line in zip(machines, ("-", "--", ":"), strict=False):
@@ -135,9 +136,11 @@ def plot_frontier(rows, textbook_seconds, hardware):
             axes.plot([minutes] * 2, [low, high], color=colour, alpha=0.25, linewidth=4)
             fill = colour if row["hardware"] == hardware else "white"
             axes.plot(minutes, accuracy, marker, color=colour, markersize=7, markerfacecolor=fill)
-            label = row["label"].replace(", cached features", "")  # the markers say so
+            label = row["label"]
+            for usual in (", cached features", ", augmented views"):
+                label = label.replace(usual, "")  # the markers say so
             label = f"{label}, {row['image_size']}²"
-            write_label(label, minutes, accuracy, colour)
+            write_label(label, minutes, accuracy, colour, above=stage == "finetune")
         axes.plot([], [], marker, color=colour, markersize=7, label=title)
     seconds = dict(textbook_seconds)
     seconds["finetune"] += seconds["feature_extract"]  # it starts from the trained head

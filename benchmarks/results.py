@@ -1,10 +1,11 @@
 """Keeps the evidence under `results/` and makes the tables and figures from it.
 
 results/DATASET/RUN/metrics.json, history.csv, curves.png    copied from a run folder
-results/DATASET-sweep/RUN/                                   of runs that were not evaluated
+results/DATASET-sweep/RUN/                                   of the runs of the sweep
 results/benchmark.json, growth.json, cross_validation.json   from the scripts of these names
+results/benchmark-avx2.json                                  with oneDNN limited to AVX2
 results/ladder.png, frontier.png, growth.png                 drawn here
-README.md, docs/results.md                                   the tables between marker lines
+README.md, docs/results.md, docs/speed.md                    the tables between marker lines
 
 Examples:
     python benchmarks/results.py runs/dogs-vs-cats/*/    add these runs, then update everything
@@ -27,6 +28,7 @@ from catsdogs.files import atomic_path, read_json
 
 __all__ = [
     "add_runs",
+    "benchmark_table",
     "cross_validation_table",
     "full_table",
     "replace_table",
@@ -64,14 +66,16 @@ _SHORT = (
 
 
 def add_runs(run_dirs, results_dir):
-    """Copies the evidence of runs to `results_dir/DATASET/RUN/`.
-
-    Runs that were not evaluated on the test split are those of the sweep: their folder is
-    `DATASET-sweep`.
+    """Copies the evidence of runs to `results_dir/DATASET/RUN/`, or `DATASET-sweep/RUN/` if they
+    are of the sweep, which opens no test split.
     """
     for run_dir in map(pathlib.Path, run_dirs):
-        metrics = read_json(run_dir / "metrics.json")
-        dataset = metrics["dataset"] + ("" if "test" in metrics else "-sweep")
+        metrics, root = read_json(run_dir / "metrics.json"), run_dir.resolve().parent.name
+        is_sweep = root == f"{metrics['dataset']}-sweep"
+        if not is_sweep and "test" not in metrics:
+            print(f"Left out, not evaluated: {run_dir}")
+            continue
+        dataset = metrics["dataset"] + "-sweep" * is_sweep
         folder = pathlib.Path(results_dir) / dataset / run_dir.resolve().name
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("metrics.json", "history.csv", "curves.png"):
@@ -147,7 +151,8 @@ def cross_validation_table(found):
     cells = [
         (
             f"{one['backbone']} ({one['config']['preset']})", f"{one['image_size']}²",
-            f"{100 * one['accuracy']:.2f} % ± {100 * one['std']:.2f}",
+            f"{100 * one['accuracy']:.2f} %"
+            + (f" ± {100 * one['std']:.2f}" if one["repeats"] > 1 else ""),
             _interval(one["interval95"], digits=2), f"{one['engine']}, {one['precision']}",
             f"{one['seconds']:.0f}", one["processor"].partition(" ")[0],
         )
@@ -165,22 +170,54 @@ def sweep_table(folder):
         folder: Folder of run folders.
     """
     found = map(read_json, sorted(pathlib.Path(folder).glob("*/metrics.json")))
-    stages = list(STAGES)
     cells = [
         (
-            STAGES[metrics["stage"]][0], _label(metrics), f"{metrics['image_size']}²",
-            f"{metrics['validation']['loss']:.3f}",
+            _label(metrics), f"{metrics['validation']['loss']:.3f}",
             f"{100 * metrics['validation']['accuracy']:.1f} %",
             _interval(metrics["validation"]["accuracy_interval95"]),
-            _minutes(metrics["wall_seconds"]),
         )
-        for metrics in sorted(
-            found, key=lambda one: (stages.index(one["stage"]), one["validation"]["loss"])
-        )
+        for metrics in sorted(found, key=lambda one: one["validation"]["loss"])
     ]  # fmt: skip
-    return _markdown(
-        "stage | recipe | image | cross-entropy | accuracy | 95 % interval | minutes", cells
-    )
+    return _markdown("recipe | cross-entropy | accuracy | 95 % interval", cells)
+
+
+def benchmark_table(benchmarks):
+    """Benchmarks side by side as Markdown.
+
+    Args:
+        benchmarks: Results of `run_benchmark`.
+    """
+    columns, header = [], "what"
+    for found in benchmarks:
+        limit = found["onednn_max_cpu_isa"]
+        header += f" | {found['environment']['processor']}" + (f", {limit} alone" if limit else "")
+        largest = max(found["extraction"], key=lambda one: one["image_size"])
+        cells = {"precision": found["precision"]}
+        for name, stage in found["stages"].items():
+            epochs = f", {stage['epochs']} epochs" if name == "scratch" else ""
+            cells[f"stage: {name}{epochs}, {stage['image_size']}²"] = (
+                f"{stage['seconds'] / 60:.1f} min, {stage['peak_rss_mb'] / 1024:.1f} GiB, "
+                f"{100 * stage['val_accuracy']:.1f} %"
+            )
+        for name, one in found["prediction"].items():
+            cells[f"prediction: {name}"] = (
+                f"{one['one_picture_ms']:.0f} ms, {one['files_per_second']:.0f} files/s, "
+                f"{one['onnx_megabytes']:.1f} MB"
+            )
+        ratios = {name: f"{ratio:,g}" for name, ratio in found["ratios"].items()}
+        ratios |= {
+            f"VGG16 feature extraction at {largest['image_size']}², of the speed of its fastest layer":
+                f"{100 * largest['utilisation']:.0f} %",
+            "training its last block, likewise":
+                f"{100 * found['fine_tuning']['utilisation']:.0f} %",
+            "training the convnet, likewise": f"{100 * found['training']['utilisation']:.0f} %",
+            "training the convnet, waiting for images":
+                f"{100 * found['training']['waiting_fraction']:.1f} %",
+        }  # fmt: skip
+        columns.append(cells | ratios)
+    labels = dict.fromkeys(label for cells in columns for label in cells)
+    rows = [(label, *(cells.get(label, "") for cells in columns)) for label in labels]
+    return _markdown(header, rows)
 
 
 def replace_table(text, name, table):
@@ -196,12 +233,16 @@ def update(root=_ROOT):
     results = pathlib.Path(root) / "results"
     rows = summarize(results / _DATASET)
     cross_validated = read_json(results / "cross_validation.json", list[dict])
+    benchmark = read_json(results / "benchmark.json")
     for name, tables in {
         "README.md": {"results": short_table(rows)},
         "docs/results.md": {
             "results": full_table(rows),
             "cross-validation": cross_validation_table(cross_validated),
             "sweep": sweep_table(results / f"{_DATASET}-sweep"),
+        },
+        "docs/speed.md": {
+            "benchmark": benchmark_table([benchmark, read_json(results / "benchmark-avx2.json")])
         },
     }.items():
         text = (root / name).read_text(encoding="utf-8")
@@ -210,7 +251,6 @@ def update(root=_ROOT):
         with atomic_path(root / name) as path:
             path.write_text(text, encoding="utf-8")
     save_figure(plot_ladder(rows), results / "ladder.png")
-    benchmark = read_json(results / "benchmark.json")
     hardware = _hardware(benchmark["environment"])
     points = [row for row in rows if row["cold_seconds"]]
     seconds = {stage: timed["seconds"] for stage, timed in benchmark["textbook"].items()}

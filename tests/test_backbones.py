@@ -60,7 +60,7 @@ def test_a_head_of_an_older_keras_file_is_not_reused(data_dir, tmp_path):
         run_dir = tmp_path / "runs" / str(len(starts))
         _, metrics = finetune(config, data_dir, run_dir)
         starts.append((metrics["start"]["run"], metrics["start"]["made"]))
-    name = "feature_extract-best-cached-seed0"
+    name = "feature_extract-best-own-cached-seed0"
     assert starts == [(name, True), (name, False), (f"{name}-2", True)]
 
 

@@ -74,6 +74,11 @@ def test_accuracy_is_the_mean_of_the_repeats(data_dir):
     assert low < result["accuracy"] <= high
 
 
+def test_more_than_two_classes(three_classes):
+    result = cross_validate(dataclasses.replace(HEAD, epochs=20), three_classes, folds=2)
+    assert result["accuracy"] > 0.6 and result["std"] is None
+
+
 def test_more_folds_than_pictures_of_a_class_are_one_line(data_dir):
     with pytest.raises(InputError, match=r"--folds of at most 48.* Received: 49"):
         cross_validate(HEAD, data_dir, folds=49)

@@ -68,13 +68,9 @@ def test_missing_weights_are_one_line(monkeypatch):
 
 
 @installed
-@pytest.mark.parametrize(
-    ("variant", "num_parameters"), [(0, 3_350_000), (1, 4_108_848), (2, 4_782_024)]
-)
-def test_size_of_the_networks(variant, num_parameters):
-    model = build_efficientnet_lite(variant, 100)
-    assert model.count_params() == num_parameters
-    assert model.output_shape == (None, 4, 4, 1280)
+@pytest.mark.parametrize("variant", [0, 1, 2])
+def test_weights_of_every_network_are_loaded(variant):
+    assert build_efficientnet_lite(variant, 100).output_shape == (None, 4, 4, 1280)
 
 
 @installed

@@ -210,7 +210,7 @@ def test_either_of_two_lost_shards_is_computed_alone(lost, open_store, tmp_path)
     assert shards[1].exists()
 
 
-def test_a_light_backbone_is_pointed_out_once_where_one_is_slow(open_store, monkeypatch, capsys):
+def test_a_light_backbone_is_suggested_once_where_one_is_slow(open_store, monkeypatch, capsys):
     for limit in ("_SLOW", "_LONG"):
         monkeypatch.setattr(features, limit, 0)
     open_store().features(IMAGES, "train")

@@ -201,8 +201,7 @@ class CrossValidationArguments:
 
 @command
 def cross_validate():
-    """Measures a head on cached features by cross-validation, on all training and validation
-    pictures.
+    """Cross-validates a head on the cached features of training and validation pictures.
 
     Examples:
         python scripts/cross_validate.py --preset light

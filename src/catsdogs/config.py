@@ -8,6 +8,7 @@ batches of 20. The docstring under a field is its help text on the command line.
 """
 
 import dataclasses
+import pathlib
 from typing import Annotated, Literal
 
 import pydantic
@@ -139,7 +140,8 @@ class _BackboneConfig(_TrainingConfig):
     """What the stages with a pretrained backbone have in common."""
 
     preset: Literal["best", "light", "record", "textbook"] = "best"
-    """Recipe to start from; every other flag changes one of its settings."""
+    """Recipe to start from: VGG16; a light backbone, which takes a minute; the most accurate one;
+    or the textbook's. Every other flag changes one of its settings."""
     backbone: str = "vgg16"
     """Pretrained backbone, out of those of --list-backbones; or a .keras file of your own: a
     functional model without head that takes RGB images in [0, 255]."""
@@ -270,9 +272,13 @@ FINETUNE = {
 }
 
 
-def run_name(stage, preset, variant, seed):
-    """Name of a run's folder."""
-    return f"{stage}-{preset}-{variant}-seed{seed}"
+def run_name(stage, config, variant):
+    """Name of a run's folder; a backbone that is not the preset's is part of it."""
+    parts = [stage, config.preset, variant, f"seed{config.seed}"]
+    usual = FEATURE_EXTRACT[config.preset].backbone
+    if (backbone := getattr(config, "backbone", usual)) != usual:
+        parts.insert(2, pathlib.Path(backbone).stem)
+    return "-".join(parts)
 
 
 def shrink(config):

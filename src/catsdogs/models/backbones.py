@@ -66,15 +66,6 @@ def _lite(variant, **details):
     )
 
 
-def _application(name, **details):
-    return Backbone(
-        functools.partial(build_application, name),
-        engine="tensorflow",
-        weights="Keras's download; licence: keras.io/api/applications",
-        **details,
-    )
-
-
 BACKBONES = {
     "vgg16": Backbone(
         build_vgg16, cut="block4_pool", image_size=320, engine="tensorflow",
@@ -94,8 +85,11 @@ BACKBONES = {
 # Networks of keras.applications whose paths all pass through one tensor near the end: this cut,
 # image size, parameters, GFLOP.
 BACKBONES |= {
-    name: _application(name, cut=cut, image_size=size, num_parameters=num_parameters, gflop=gflop)
-    for name, cut, size, num_parameters, gflop in (
+    name: Backbone(
+        functools.partial(build_application, name), cut, size, "tensorflow", *numbers,
+        weights="Keras's download; licence: keras.io/api/applications",
+    )
+    for name, cut, size, *numbers in (
         ("ConvNeXtTiny", "convnext_tiny_downsampling_block_2", 224, 27_820_128, 8.9),
         ("DenseNet121", "pool4_pool", 224, 7_037_504, 5.67),
         ("EfficientNetV2B0", "block5e_add", 224, 5_919_312, 1.43),
@@ -106,7 +100,7 @@ BACKBONES |= {
         ("ResNet50V2", "conv4_block6_out", 224, 23_564_800, 6.96),
         ("Xception", "block14_sepconv1", 299, 20_861_480, 16.7),
     )
-}
+}  # fmt: skip
 
 
 def find_backbone(name, cut=None):

@@ -160,26 +160,24 @@ def read_pth(content):
     # Some tensors are permuted views of their storage.
     return {
         name: np.lib.stride_tricks.as_strided(
-            arrays[tensor.storage][tensor.offset :],
-            tensor.shape,
-            [stride * arrays[tensor.storage].itemsize for stride in tensor.strides],
+            arrays[key][offset:],
+            shape,
+            [stride * arrays[key].itemsize for stride in strides],
             writeable=False,
         )
-        for name, tensor in tensors.items()
+        for name, (key, offset, shape, strides) in tensors.items()
     }
 
 
-class _Tensor:
+def _tensor(storage, offset, shape, strides, *_):
     """What the file says of a tensor: its numbers come later."""
-
-    def __init__(self, storage, offset, shape, strides, *_):
-        self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
+    return storage, offset, shape, strides
 
 
-# All that a file of tensors names, and what stands for it here.
+# The only names allowed in a file, and what they become.
 _KNOWN = {
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch", "FloatStorage"): "<f4",
     ("torch", "LongStorage"): "<i8",
 }

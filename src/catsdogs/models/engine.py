@@ -63,10 +63,10 @@ def inference_function(model, engine):
     ):
         warnings.simplefilter("ignore")  # of the converter, about its own code
         path = pathlib.Path(folder) / "model.onnx"
-        in_float32(model).export(path, format="onnx", verbose=False, input_signature=signature)
         try:
+            in_float32(model).export(path, format="onnx", verbose=False, input_signature=signature)
             session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the converter may write what onnxruntime does not know
+        except Exception as error:  # of the converter, or onnxruntime does not know what it wrote
             raise InputError(
                 f"onnxruntime cannot run this network: {shorten(error)}. Use --engine tensorflow."
             ) from None

@@ -1,6 +1,5 @@
 """Backbones of `keras.applications`, with the weights that Keras itself downloads."""
 
-import contextlib
 import functools
 import socket
 
@@ -48,9 +47,10 @@ def build_application(name, image_size, weights=None):
     build = getattr(keras.applications, name)
     if name.startswith(("ConvNeXt", "EfficientNetV2", "MobileNetV3")):
         build = functools.partial(build, include_preprocessing=False)
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)
     try:
-        with _timeout():
-            network = build(include_top=False, weights=source, input_tensor=x)
+        network = build(include_top=False, weights=source, input_tensor=x)
     except Exception as error:  # Keras raises many kinds for a download or a file
         remedy = source and (
             " Pass Keras's file as --backbone-weights PATH, or take a backbone whose weights come "
@@ -59,14 +59,6 @@ def build_application(name, image_size, weights=None):
         raise InputError(
             f"Cannot build {name} for images of {image_size}²: {shorten(error)}.{remedy or ''}"
         ) from None
-    return keras.Model(inputs, network.output, name=name.lower())
-
-
-@contextlib.contextmanager
-def _timeout():
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)
-    try:
-        yield
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(timeout)
+    return keras.Model(inputs, network.output, name=name.lower())

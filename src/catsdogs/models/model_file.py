@@ -76,7 +76,7 @@ class _Card(pydantic.BaseModel):
     classes: Annotated[tuple[_ClassName, ...], Field(min_length=2)]
     image_size: Annotated[int, Field(strict=True, ge=8, le=2048)]
     temperature: Annotated[float, Field(ge=1e-6, le=1e6)]
-    engine: Engine
+    engine: Engine = "tensorflow"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,7 +40,7 @@ def cross_validate(config, data_dir=None, *, folds=5, repeats=1, include_test=Fa
         config: A `FeatureExtractConfig` of the variant `cached`.
         data_dir: A prepared dataset, or `None` for the one that `find_data_dir` finds.
         folds: Parts that the pictures are divided into, 2 or more.
-        repeats: Times that this is done, divided differently and from other random weights.
+        repeats: Number of repetitions, each with new folds and initial weights.
         include_test: Whether to use the test pictures as well as those of training and validation:
             for final figures, never to compare settings.
 
@@ -76,18 +76,22 @@ def cross_validate(config, data_dir=None, *, folds=5, repeats=1, include_test=Fa
         engine=choose_engine(config.engine, backbone.engine, precision),
     )
     splits = ("train", "validation", "test") if include_test else ("train", "validation")
-    features, labels = [], []
+    names, features, labels = [], [], []
     for split in splits:
         if split == "test":
             images, found = load_test_split(data_dir, manifest, config.image_size)
         else:
             images, found = load_split(data_dir, manifest, split, config.image_size)
+        files = manifest.split(split)
         if config.smoke:
-            images, found = subset(images, split), subset(found, split)
+            images, found, files = (subset(rows, split) for rows in (images, found, files))
         features.append(store.features(images, split))
         labels.append(found)
+        names += [file.name for file in files]
     features, labels = np.concatenate(features), np.concatenate(labels)
-    groups = _groups(manifest, splits, config.smoke)
+    # Near-duplicates belong in one fold.
+    first = {name: group[0] for group in manifest.near_duplicates for name in group}
+    groups = np.unique([first.get(name, name) for name in names], return_inverse=True)[1]
     smallest = np.bincount(labels).min()
     if folds > smallest:
         raise InputError(
@@ -122,7 +126,7 @@ def cross_validate(config, data_dir=None, *, folds=5, repeats=1, include_test=Fa
 
 
 def add_result(path, result):
-    """Adds a result to a JSON list of them; it replaces one of the same settings.
+    """Adds a result to a JSON list of them, in place of an earlier one with the same settings.
 
     Raises:
         InputError: If the file holds something else.
@@ -134,19 +138,9 @@ def add_result(path, result):
     write_json(path, [*kept, result])
 
 
-def _groups(manifest, splits, smoke):
-    """int (n,): the same number for near-duplicates, which belong in one fold."""
-    files = []
-    for split in splits:
-        names = [file.name for file in manifest.split(split)]
-        files += subset(names, split) if smoke else names
-    first = {name: group[0] for group in manifest.near_duplicates for name in group}
-    return np.unique([first.get(name, name) for name in files], return_inverse=True)[1]
-
-
 def _out_of_fold(config, features, labels, groups, folds, seed):
     """Accuracy of the predictions for every row by the head that was not trained on it."""
-    num_classes = labels.max() + 1
+    num_classes = int(labels.max()) + 1
     targets = encode_labels(labels, num_classes)
     is_correct = np.empty(len(labels), bool)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)

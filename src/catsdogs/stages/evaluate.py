@@ -118,7 +118,7 @@ def _evaluate(run_dir, data_dir, tta):
             cut,
             dataset_digest=manifest.digest,
             precision=metrics["precision"],
-            engine=metrics["engine"],
+            engine=metrics.get("engine", "tensorflow"),
         )
         inputs = [(store.features(images, "test", view, cut), False) for view in range(1 + tta)]
         _, model = split_model(model, cut)

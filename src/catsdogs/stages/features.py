@@ -32,7 +32,7 @@ __all__ = ["FeatureStore", "ShardedArray"]
 _BATCH_SIZE = {"tensorflow": 32, "onnxruntime": 8}
 _BATCH_PIXELS = 1.25e6  # at most, so that large images take no more memory than medium ones
 _SHARD_SIZE = 256  # images, rounded up to complete batches
-# Above both, a light backbone is pointed out: seconds per image, seconds per view of a split.
+# Above both, a light backbone is suggested: seconds per image, seconds per view of a split.
 _SLOW, _LONG = 0.1, 300
 _FORMAT = 2  # raised when the meaning of the files changes
 
@@ -75,7 +75,7 @@ class FeatureStore:
             (self._cut, self._last): keras.Model(prefix.input, [at_cut, last]),
             "from cut": keras.Model(stored, [keras.ops.cast(suffix(stored), "float16")]),
         }
-        self._functions, self._is_pointed_out = {}, False
+        self._functions, self._is_suggested = {}, False
         self._networks = {self._cut: _describe(prefix), self._last: _describe(prefix, suffix)}
         self._key = {
             "format": _FORMAT,
@@ -155,12 +155,12 @@ class FeatureStore:
                             _write_array(file, rows)
                     per_image = (time.perf_counter() - began) / (stop - start)
                     if number and per_image > _SLOW and per_image * len(images) > _LONG:
-                        self._point_out_light(progress, per_image * len(images))
+                        self._suggest_light(progress, per_image * len(images))
                 progress.update(stop)
 
-    def _point_out_light(self, progress, seconds):
-        if not self._is_pointed_out:
-            self._is_pointed_out = True
+    def _suggest_light(self, progress, seconds):
+        if not self._is_suggested:
+            self._is_suggested = True
             progress.note(
                 f"About {seconds / 60:.0f} minutes for these images on this processor. A light "
                 "backbone is many times as fast: --preset light."

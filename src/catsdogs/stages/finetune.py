@@ -119,7 +119,7 @@ def finetune(config, data_dir=None, run_dir=None, *, resume=False, tensorboard=F
 def _find_head(run):
     """The feature extraction beside this run to start from, and whether it had to be made."""
     config = with_image_size(head_config(run.config))
-    name = run_name("feature_extract", config.preset, config.variant, config.seed)
+    name = run_name("feature_extract", config, config.variant)
     head_dir, number = run.dir.with_name(name), 1
     with lock(head_dir, wait=True):  # another fine-tuning may be making it
         while is_complete(head_dir) and not _is_as_wanted(run, head_dir, config):

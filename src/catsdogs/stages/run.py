@@ -35,6 +35,7 @@ from catsdogs.errors import InputError
 from catsdogs.evaluation.calibration import apply_temperature, fit_temperature
 from catsdogs.evaluation.metrics import class_probabilities, evaluate_predictions
 from catsdogs.files import PART, lock, read_json, sha256_of, write_json
+from catsdogs.models.backbones import find_backbone
 from catsdogs.models.convnets import divide_logits
 from catsdogs.models.engine import Engine, choose_engine
 from catsdogs.models.model_file import save_model
@@ -105,7 +106,7 @@ class Metrics(TypedDict):
     classes: Annotated[list[str], Field(min_length=2)]
     image_size: Count
     precision: str
-    engine: Engine
+    engine: NotRequired[Engine]
     config: dict[str, Any]
     num_parameters: Count
     num_trainable: int
@@ -188,7 +189,7 @@ class Run:
             backbone: The `Backbone` it is made of.
         """
         engine = choose_engine(self.config.engine, backbone.engine, self.precision)
-        print(f"{self.config.backbone} runs in {engine}.")
+        print(f"Engine for {self.config.backbone}: {engine}")
         return FeatureStore(
             self.data_dir / "features",
             conv_base,
@@ -311,7 +312,7 @@ def open_run(
     config = shrink(config) if config.smoke else config
     data_dir = find_data_dir(data_dir)
     manifest = load_manifest(data_dir)
-    name = run_name(stage, config.preset, variant, config.seed)
+    name = run_name(stage, config, variant)
     root = pathlib.Path("runs") / (manifest.dataset + "-smoke" * config.smoke)
     run_dir = _choose_folder(pathlib.Path(run_dir or root / name), resume)
     settings = {
@@ -321,7 +322,9 @@ def open_run(
         "dataset_digest": manifest.digest,
         **dataclasses.asdict(config),
     }
-    if getattr(config, "backbone", "").endswith(".keras"):  # the file at this path may change
+    if getattr(config, "backbone", "").endswith(".keras"):
+        find_backbone(config.backbone)  # reports a wrong file
+        # The file at this path may change.
         settings["backbone_digest"] = sha256_of(config.backbone)
     with lock(run_dir):
         checkpoint = Checkpoint(run_dir, f"{stage} {config.preset} {variant}", started)
@@ -453,7 +456,7 @@ def validation_folder(run_dir):
 
 def describe_environment():
     """Commit, versions and hardware, as a JSON-ready dictionary."""
-    packages = ("tensorflow", "keras", "numpy", "pillow", "matplotlib")
+    packages = ("tensorflow", "keras", "onnxruntime", "numpy", "pillow", "matplotlib")
     return {
         "commit": _commit(),
         "python": platform.python_version(),
