@@ -206,7 +206,7 @@ def benchmark_table(benchmarks):
             )
         ratios = {name: f"{ratio:,g}" for name, ratio in found["ratios"].items()}
         ratios |= {
-            f"VGG16 feature extraction at {largest['image_size']}², of the speed of its fastest layer":
+            f"VGG16's features at {largest['image_size']}², of the speed of its fastest layer":
                 f"{100 * largest['utilisation']:.0f} %",
             "training its last block, likewise":
                 f"{100 * found['fine_tuning']['utilisation']:.0f} %",
