@@ -140,8 +140,8 @@ class _BackboneConfig(_TrainingConfig):
     """What the stages with a pretrained backbone have in common."""
 
     preset: Literal["best", "light", "record", "textbook"] = "best"
-    """Recipe to start from. `best`: VGG16; `light`: a light backbone, in a minute; `record`: the most
-    accurate; `textbook`: the textbook's. Every other flag changes one of its settings."""
+    """Recipe to start from. `best`: VGG16; `light`: a light backbone, in a minute; `record`: the
+    most accurate; `textbook`: the textbook's. Every other flag changes one of its settings."""
     backbone: str = "vgg16"
     """Pretrained backbone, out of those of --list-backbones; or a .keras file of your own: a
     functional model without head that takes RGB images in [0, 255]."""
