@@ -256,7 +256,7 @@ def test_fine_tuning_finds_the_right_head(finished, data_dir, pictures, tmp_path
     """A folder's name holds no settings: there may be others where the head is expected."""
     data, config = shutil.copytree(data_dir, tmp_path / "data"), VARIANTS["finetune"]
     runs = tmp_path / "runs"
-    other, metrics = train(HEAD, data, runs / "feature_extract-best-cached-seed0")
+    other, metrics = train(HEAD, data, runs / "feature_extract-best-tiny-cached-seed0")
     _, metrics = train(config, data, runs / "tuned")
     assert metrics["start"]["made"] and metrics["start"]["run"] == f"{other.name}-2"
     assert metrics["start"]["changes"] == {}

@@ -12,7 +12,7 @@ import numpy as np
 
 from catsdogs.data import decode
 from catsdogs.data.images import decode_image
-from catsdogs.errors import InputError, shorten
+from catsdogs.errors import InputError, shorten, user_message
 from catsdogs.files import atomic_folder, write_json
 from catsdogs.inference.predict import list_pictures
 from catsdogs.models.convnets import in_float32
@@ -76,6 +76,8 @@ def export_model(saved, form, folder, pictures):
                 )
             exported = _outputs(load_exported(form, temporary), images)
         except Exception as error:  # of the converter, or the reader does not know what it wrote
+            if user_message(error):  # a full disk
+                raise
             raise InputError(
                 f"Expected a model that {form} can express, but {shorten(error)}. "
                 "Choose another --format."
