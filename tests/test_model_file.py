@@ -11,7 +11,12 @@ from hostile_files import edit_model, raw_zip
 from keras import layers
 
 from catsdogs.errors import InputError
-from catsdogs.models.convnets import build_residual_convnet, build_textbook_convnet
+from catsdogs.models import model_file
+from catsdogs.models.convnets import (
+    build_residual_convnet,
+    build_textbook_convnet,
+    in_float32,
+)
 from catsdogs.models.model_file import load_model, load_saved_model, read_card, save_model
 
 CARD = {"classes": ("cat", "dog"), "image_size": 48, "temperature": 1.5}
@@ -46,7 +51,8 @@ def build_stranger():
     ids=["own", "a stranger's"],
 )  # fmt: skip
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_good_models_come_back_as_they_were(build, classes, policy, tmp_path):
+def test_good_models_come_back_as_they_were(build, classes, policy, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_file, "has_bfloat16", lambda: True)
     keras.config.set_dtype_policy(policy)
     model = build()
     save_model(model, tmp_path / "model.keras", **{**CARD, "classes": classes})
@@ -58,6 +64,15 @@ def test_good_models_come_back_as_they_were(build, classes, policy, tmp_path):
         np.testing.assert_array_equal(saved.model.predict(IMAGES, verbose=0), expected)
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), expected)
+
+
+def test_a_model_trained_in_bfloat16_serves_processors_without_it(tmp_path, monkeypatch):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = build_textbook_convnet(48)
+    save_model(model, tmp_path / "model.keras", **CARD)
+    monkeypatch.setattr(model_file, "has_bfloat16", lambda: False)
+    predicted = load_saved_model(tmp_path).predict(IMAGES)
+    np.testing.assert_array_equal(predicted, in_float32(model).predict_on_batch(IMAGES))
 
 
 def layer(module, class_name, config, registered=None):

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _BATCH_SIZE = 16  # enough to keep two processors busy
-_MAX_PIXELS = 3_300_000  # of a batch: smaller batches above 454 pixels, to bound memory
+_MAX_PIXELS = 1_000_000  # of a batch: smaller batches above 250 pixels, to bound memory
 
 
 @dataclasses.dataclass(frozen=True)

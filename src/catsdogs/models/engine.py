@@ -17,7 +17,7 @@ import keras
 from catsdogs.errors import InputError, shorten
 from catsdogs.models.convnets import in_float32
 
-__all__ = ["Engine", "choose_engine", "inference_function"]
+__all__ = ["Engine", "choose_engine", "has_bfloat16", "inference_function"]
 
 Engine = Literal["tensorflow", "onnxruntime"]
 
@@ -33,6 +33,15 @@ def choose_engine(engine, preferred, precision):
     if engine != "auto":
         return engine
     return preferred if precision == "float32" else "tensorflow"
+
+
+def has_bfloat16():
+    """Whether the processor has instructions for bfloat16: AVX-512 BF16 or AMX."""
+    try:
+        flags = pathlib.Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def inference_function(model, engine):

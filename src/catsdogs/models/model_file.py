@@ -26,7 +26,8 @@ from pydantic import Field
 
 from catsdogs.errors import InputError, describe_invalid, shorten
 from catsdogs.files import atomic_path
-from catsdogs.models.engine import Engine, inference_function
+from catsdogs.models.convnets import in_float32
+from catsdogs.models.engine import Engine, has_bfloat16, inference_function
 
 __all__ = [
     "SavedModel",
@@ -129,6 +130,8 @@ def save_model(model, path, *, classes, image_size, temperature, engine="tensorf
 def load_saved_model(run_or_model):
     """Loads a model with what it was trained for, in Keras's safe mode.
 
+    One that was trained in bfloat16 computes in float32 on a processor without bfloat16.
+
     Args:
         run_or_model: A run folder or a `.keras` file that `save_model` wrote.
 
@@ -138,6 +141,8 @@ def load_saved_model(run_or_model):
     path = _model_file(run_or_model)
     card = read_card(path)
     model = load_model(path)
+    if not has_bfloat16() and any(layer.compute_dtype == "bfloat16" for layer in model.layers):
+        model = in_float32(model)  # trained on another processor; this one would be slow at it
     side, number = card["image_size"], len(card["classes"])
     inputs = ((None, side, side, 3), (None, None, None, 3))
     outputs = (None, 1 if number == 2 else number)

@@ -1,9 +1,10 @@
 """Precision, optimizer, loss and metrics of the training stages."""
 
 import math
-import pathlib
 
 import keras
+
+from catsdogs.models.engine import has_bfloat16
 
 __all__ = ["build_loss", "build_metrics", "build_optimizer", "choose_precision"]
 
@@ -20,7 +21,7 @@ def choose_precision(precision="auto"):
         The policy's name.
     """
     if precision == "auto":
-        precision = "mixed_bfloat16" if _has_bfloat16() else "float32"
+        precision = "mixed_bfloat16" if has_bfloat16() else "float32"
     keras.config.set_dtype_policy(precision)
     return precision
 
@@ -103,11 +104,3 @@ def _is_correct(targets, probabilities):
         return keras.ops.equal(targets > 0.5, probabilities > 0.5)
     predicted, wanted = (keras.ops.argmax(rows, axis=-1) for rows in (probabilities, targets))
     return keras.ops.equal(predicted, wanted)
-
-
-def _has_bfloat16():
-    try:
-        flags = pathlib.Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
